@@ -1,0 +1,3 @@
+//! The `nori` command.
+
+fn main() {}

@@ -1,0 +1,65 @@
+//! The one shape of everything that can be walked in key order: memtables, tables, runs and merges of them.
+//!
+//! Cursors are synchronous. A step that would have to wait for the disk returns [`Stop::Blocked`] with the wait as a
+//! closure; whoever drives the cursor runs it where blocking is allowed and calls the same step again.
+//!
+//! Invariant: a step that returns [`Stop`] has not moved the cursor, and calling it again continues it.
+
+use bytes::Bytes;
+
+use crate::error::{Error, Result};
+use crate::types::{SeqNo, ValueKind};
+
+/// A read that has to wait. Running it makes the step that returned it succeed when it is called again.
+pub(crate) type BlockingRead = Box<dyn FnOnce() -> Result<()> + Send + 'static>;
+
+/// Why a step did not finish.
+pub(crate) enum Stop {
+    /// The next block is not in memory.
+    Blocked(BlockingRead),
+    /// The step failed.
+    Failed(Error),
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl std::fmt::Debug for Stop {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Blocked(_) => f.write_str("Blocked"),
+            Self::Failed(error) => f.debug_tuple("Failed").field(error).finish(),
+        }
+    }
+}
+
+/// One version of one key, as a cursor shows it without copying.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct EntryRef<'a> {
+    pub(crate) key: &'a [u8],
+    pub(crate) seq: SeqNo,
+    pub(crate) kind: ValueKind,
+}
+
+/// Walks versions of keys in one [`Direction`](crate::types::Direction), fixed when the cursor is made.
+///
+/// Forward: keys ascending, versions of a key newest first. Backward: the exact reverse.
+pub(crate) trait Cursor: Send {
+    /// Moves to the first entry in the direction of the cursor.
+    fn rewind(&mut self) -> Result<(), Stop>;
+
+    /// Forward: moves to the first entry whose key is `key` or greater. Backward: to the last entry whose key is less.
+    fn seek(&mut self, key: &[u8]) -> Result<(), Stop>;
+
+    /// Moves to the next entry. REQUIRES: `entry` is `Some`.
+    fn advance(&mut self) -> Result<(), Stop>;
+
+    /// The entry under the cursor; `None` before the first `rewind` or `seek`, and behind the last entry.
+    fn entry(&self) -> Option<EntryRef<'_>>;
+
+    /// The value under the cursor, without a copy; empty for a tombstone. REQUIRES: `entry` is `Some`.
+    fn value(&self) -> Bytes;
+}

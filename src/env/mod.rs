@@ -1,0 +1,214 @@
+//! The seam to the world: files, clock, meter, seed. Nothing in the crate touches the disk or reads the time but through an [`Env`].
+//!
+//! [`OsFs`] and [`SystemClock`] are the real thing; the feature `sim` has a disk that forgets and a clock that is turned by hand.
+
+mod os;
+
+use std::any::Any;
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use os::{OsFs, SystemClock};
+
+use crate::error::{Error, Result};
+use crate::observe::{Meter, NoopMeter};
+
+/// The world an engine lives in. Cheap to clone; clones share everything.
+#[derive(Clone)]
+pub struct Env {
+    /// Files and directories.
+    pub fs: Arc<dyn Fs>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Where metrics and events go.
+    pub meter: Arc<dyn Meter>,
+    /// Where work that waits for the disk runs.
+    pub blocking: Blocking,
+}
+
+impl Default for Env {
+    fn default() -> Self {
+        Self {
+            fs: Arc::new(OsFs),
+            clock: Arc::new(SystemClock::default()),
+            meter: Arc::new(NoopMeter),
+            blocking: Blocking::Pool,
+        }
+    }
+}
+
+impl fmt::Debug for Env {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Env").field("fs", &self.fs).field("blocking", &self.blocking).finish()
+    }
+}
+
+/// Where work that waits for the disk runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blocking {
+    /// On the runtime's pool of blocking threads.
+    Pool,
+    /// Right where it is asked for: for simulated disks, which never wait, so that a run is deterministic.
+    Inline,
+}
+
+impl Env {
+    /// Runs `job`, which may wait for the disk, where waiting is allowed.
+    ///
+    /// The job runs to its end even if the returned future is dropped.
+    ///
+    /// # Errors
+    /// Those of the job; [`Error::Interrupted`] if it panicked or the runtime is shutting down.
+    pub(crate) async fn on_disk<T: Send + 'static>(
+        &self,
+        job: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let interrupted = Error::Interrupted { component: "disk job" };
+        match self.blocking {
+            Blocking::Pool => tokio::task::spawn_blocking(job).await.unwrap_or(Err(interrupted)),
+            Blocking::Inline => std::panic::catch_unwind(std::panic::AssertUnwindSafe(job))
+                .unwrap_or(Err(interrupted)),
+        }
+    }
+}
+
+/// Future that a [`Clock`] hands out.
+pub type Sleep = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Time: a monotonic clock for timers and measurements, a wall clock for expiry only.
+pub trait Clock: Send + Sync + 'static {
+    /// Time since some fixed moment; never goes back.
+    fn now(&self) -> Duration;
+
+    /// Milliseconds since the Unix epoch; may jump both ways.
+    fn wall_ms(&self) -> u64;
+
+    /// Completes once `now()` has advanced by `duration`.
+    fn sleep(&self, duration: Duration) -> Sleep;
+}
+
+/// A file system, as small as an append-only engine needs it. All methods may block.
+pub trait Fs: fmt::Debug + Send + Sync + 'static {
+    /// Creates a file that must not exist yet (`O_EXCL`), for writing.
+    ///
+    /// # Errors
+    /// As the operating system says.
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn WriteFile>>;
+
+    /// Opens a file for reading.
+    ///
+    /// # Errors
+    /// As the operating system says.
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn ReadFile>>;
+
+    /// Renames a file over `to`, atomically.
+    ///
+    /// # Errors
+    /// As the operating system says.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+
+    /// Removes a file.
+    ///
+    /// # Errors
+    /// As the operating system says.
+    fn remove(&self, path: &Path) -> io::Result<()>;
+
+    /// Names and sizes of the files in a directory, sorted by name; no subdirectories.
+    ///
+    /// # Errors
+    /// As the operating system says.
+    fn list(&self, dir: &Path) -> io::Result<Vec<(String, u64)>>;
+
+    /// Creates a directory and those above it; fine if it is there.
+    ///
+    /// # Errors
+    /// As the operating system says.
+    fn create_dir(&self, dir: &Path) -> io::Result<()>;
+
+    /// Makes the names in a directory durable.
+    ///
+    /// # Errors
+    /// As the operating system says.
+    fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+
+    /// Makes the bytes of an existing file durable.
+    ///
+    /// # Errors
+    /// As the operating system says.
+    fn sync_file(&self, path: &Path) -> io::Result<()>;
+
+    /// Gives a file a second name, on the same file system.
+    ///
+    /// # Errors
+    /// As the operating system says.
+    fn hard_link(&self, from: &Path, to: &Path) -> io::Result<()>;
+
+    /// Takes the exclusive lock of a file, which is created if need be; held until the guard is dropped.
+    ///
+    /// # Errors
+    /// `WouldBlock` if somebody else holds it, else as the operating system says.
+    fn lock(&self, path: &Path) -> io::Result<Box<dyn Any + Send + Sync>>;
+
+    /// Bytes that can still be written below `dir`.
+    ///
+    /// # Errors
+    /// As the operating system says.
+    fn free_space(&self, dir: &Path) -> io::Result<u64>;
+}
+
+/// A file that is being written, from its start to its end.
+///
+/// After a failed `append` or `sync` every later call fails too: what the file holds is unknown from then on.
+pub trait WriteFile: fmt::Debug + Send + Sync + 'static {
+    /// Writes all of `parts` behind what was appended before. One caller at a time.
+    ///
+    /// # Errors
+    /// As the operating system says, and for ever after.
+    fn append(&self, parts: &[io::IoSlice<'_>]) -> io::Result<()>;
+
+    /// Makes everything appended before the call durable. May run beside an `append`.
+    ///
+    /// # Errors
+    /// As the operating system says, and for ever after.
+    fn sync(&self) -> io::Result<()>;
+
+    /// Bytes appended so far.
+    fn len(&self) -> u64;
+
+    /// Whether nothing was appended yet.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Reserves room for `bytes`; what is not written reads as zeros. A hint: a file system may ignore it.
+    ///
+    /// # Errors
+    /// If the disk is full; the file can still be used.
+    fn preallocate(&self, bytes: u64) -> io::Result<()>;
+}
+
+/// A file that is being read.
+pub trait ReadFile: fmt::Debug + Send + Sync + 'static {
+    /// Fills `buf` with the bytes at `offset`.
+    ///
+    /// # Errors
+    /// `UnexpectedEof` if the file ends before, else as the operating system says.
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()>;
+
+    /// Like `read_exact_at`, but only if that needs no waiting for the disk.
+    ///
+    /// # Errors
+    /// `WouldBlock` if it does.
+    fn try_read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()>;
+
+    /// Size of the file in bytes.
+    ///
+    /// # Errors
+    /// As the operating system says.
+    fn size(&self) -> io::Result<u64>;
+}
