@@ -6,11 +6,17 @@ mod types;
 mod error;
 pub mod observe;
 
+mod batch;
 mod config;
 mod cursor;
 pub mod env;
 mod version;
 
+mod memtable;
+
+mod merge;
+
+pub use batch::{Commit, WriteBatch, WriteOptions};
 pub use config::*;
 pub use error::{Action, Error, Result};
 pub use types::{Direction, FileId, KeyRange, Level, SeqNo, SlotId, ValueKind};

@@ -1,0 +1,354 @@
+//! Many cursors as one, and versions of keys as the one that a reader sees.
+//!
+//! [`Merge`] keeps its sources in a binary heap by their current entries. [`Visible`] walks a merge and shows, for each key, the
+//! newest version up to a snapshot, unless that is a tombstone or has expired.
+//!
+//! Invariant: no two sources hold the same version (key and SeqNo), so the order never depends on the place of a source.
+
+use std::cmp::Ordering;
+
+use bytes::Bytes;
+
+use crate::cursor::{Cursor, EntryRef, Stop};
+use crate::types::{Direction, SeqNo, ValueKind};
+
+/// Cursors in one order.
+pub(crate) struct Merge<C> {
+    sources: Vec<C>,
+    direction: Direction,
+    /// Sources that have an entry; a binary heap, the next entry in front.
+    heap: Vec<usize>,
+    /// A rewind (`None`) or seek that was stopped, and how many sources it has done.
+    stopped: Option<(Option<Vec<u8>>, usize)>,
+}
+
+impl<C: Cursor> Merge<C> {
+    /// `sources` all walk in `direction`. They need not be placed yet.
+    pub(crate) fn new(sources: Vec<C>, direction: Direction) -> Self {
+        Self { heap: Vec::with_capacity(sources.len()), sources, direction, stopped: None }
+    }
+
+    /// Places every source, going on where the same placement was stopped before.
+    fn place(&mut self, target: Option<&[u8]>) -> Result<(), Stop> {
+        let mut done = match self.stopped.take() {
+            Some((same, done)) if same.as_deref() == target => done,
+            _ => 0,
+        };
+        while let Some(source) = self.sources.get_mut(done) {
+            let placed = match target {
+                None => source.rewind(),
+                Some(key) => source.seek(key),
+            };
+            if let Err(stop) = placed {
+                self.stopped = Some((target.map(<[u8]>::to_vec), done));
+                return Err(stop);
+            }
+            done += 1;
+        }
+        self.heap.clear();
+        self.heap.extend((0..self.sources.len()).filter(|&i| self.sources[i].entry().is_some()));
+        for parent in (0..self.heap.len() / 2).rev() {
+            self.sift_down(parent);
+        }
+        Ok(())
+    }
+
+    fn sift_down(&mut self, mut parent: usize) {
+        loop {
+            let left = 2 * parent + 1;
+            if left >= self.heap.len() {
+                return;
+            }
+            let right = left + 1;
+            let child =
+                if right < self.heap.len() && self.is_before(right, left) { right } else { left };
+            if !self.is_before(child, parent) {
+                return;
+            }
+            self.heap.swap(child, parent);
+            parent = child;
+        }
+    }
+
+    /// Whether the source at heap place `a` comes before the one at `b`.
+    fn is_before(&self, a: usize, b: usize) -> bool {
+        let entry = |place: usize| self.sources[self.heap[place]].entry();
+        let (Some(a), Some(b)) = (entry(a), entry(b)) else { return false };
+        let order = a.key.cmp(b.key).then_with(|| b.seq.cmp(&a.seq));
+        match self.direction {
+            Direction::Forward => order == Ordering::Less,
+            Direction::Backward => order == Ordering::Greater,
+        }
+    }
+}
+
+impl<C: Cursor> Cursor for Merge<C> {
+    fn rewind(&mut self) -> Result<(), Stop> {
+        self.place(None)
+    }
+
+    fn seek(&mut self, key: &[u8]) -> Result<(), Stop> {
+        self.place(Some(key))
+    }
+
+    fn advance(&mut self) -> Result<(), Stop> {
+        let Some(&top) = self.heap.first() else { return Ok(()) };
+        self.sources[top].advance()?;
+        if self.sources[top].entry().is_none() {
+            self.heap.swap_remove(0);
+        }
+        self.sift_down(0);
+        Ok(())
+    }
+
+    fn entry(&self) -> Option<EntryRef<'_>> {
+        self.heap.first().and_then(|&top| self.sources[top].entry())
+    }
+
+    fn value(&self) -> Bytes {
+        self.heap.first().map(|&top| self.sources[top].value()).unwrap_or_default()
+    }
+}
+
+/// What a reader sees of a cursor: one entry a key, as of a snapshot and a wall-clock time.
+pub(crate) struct Visible<C> {
+    cursor: C,
+    direction: Direction,
+    snapshot: SeqNo,
+    now_ms: u64,
+    /// Key that is decided. Forward: the key shown last, whose older versions are skipped.
+    last_key: Option<Vec<u8>>,
+    /// Backward: the newest version seen so far of the key that the cursor is in.
+    candidate: Option<(Bytes, ValueKind, Bytes)>,
+}
+
+impl<C: Cursor> Visible<C> {
+    /// `cursor` walks in `direction`; place it with `rewind` or `seek` first.
+    pub(crate) fn new(cursor: C, direction: Direction, snapshot: SeqNo, now_ms: u64) -> Self {
+        Self { cursor, direction, snapshot, now_ms, last_key: None, candidate: None }
+    }
+
+    /// Goes to the start in the direction of the cursor.
+    pub(crate) fn rewind(&mut self) -> Result<(), Stop> {
+        self.cursor.rewind()?;
+        self.forget();
+        Ok(())
+    }
+
+    /// Forward: goes to the first key at or after `key`. Backward: to the last key before it.
+    pub(crate) fn seek(&mut self, key: &[u8]) -> Result<(), Stop> {
+        self.cursor.seek(key)?;
+        self.forget();
+        Ok(())
+    }
+
+    fn forget(&mut self) {
+        self.last_key = None;
+        self.candidate = None;
+    }
+
+    /// The next key and value; `None` behind the last. A stopped step is continued by calling it again.
+    pub(crate) fn next(&mut self) -> Result<Option<(Bytes, Bytes)>, Stop> {
+        match self.direction {
+            Direction::Forward => self.next_forward(),
+            Direction::Backward => self.next_backward(),
+        }
+    }
+
+    fn next_forward(&mut self) -> Result<Option<(Bytes, Bytes)>, Stop> {
+        while let Some(entry) = self.cursor.entry() {
+            let decided = self.last_key.as_deref() == Some(entry.key);
+            if decided || entry.seq > self.snapshot {
+                self.cursor.advance()?;
+                continue;
+            }
+            let last = self.last_key.get_or_insert_default();
+            last.clear();
+            last.extend_from_slice(entry.key);
+            if entry.kind.is_live(self.now_ms) {
+                // The cursor stays: its older versions, and it, are skipped as decided by the next call.
+                return Ok(Some((Bytes::copy_from_slice(entry.key), self.cursor.value())));
+            }
+        }
+        Ok(None)
+    }
+
+    fn next_backward(&mut self) -> Result<Option<(Bytes, Bytes)>, Stop> {
+        loop {
+            let entry = self.cursor.entry();
+            let same_key = match (&self.candidate, entry) {
+                (Some((key, ..)), Some(entry)) => key[..] == *entry.key,
+                (Some(_), None) => false,
+                (None, _) => true,
+            };
+            if !same_key
+                && let Some((key, kind, value)) = self.candidate.take()
+                && kind.is_live(self.now_ms)
+            {
+                return Ok(Some((key, value)));
+            }
+            let Some(entry) = self.cursor.entry() else { return Ok(None) };
+            if entry.seq <= self.snapshot {
+                // Versions of a key come oldest first: each visible one replaces the one before.
+                let key = match self.candidate.take() {
+                    Some((key, ..)) => key,
+                    None => Bytes::copy_from_slice(entry.key),
+                };
+                self.candidate = Some((key, entry.kind, self.cursor.value()));
+            }
+            self.cursor.advance()?;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Error;
+
+    type Entries = Vec<(Vec<u8>, SeqNo, ValueKind)>;
+
+    /// Entries in order; every `stall`-th step is stopped once.
+    struct ListCursor {
+        entries: Entries,
+        direction: Direction,
+        at: usize,
+        steps: usize,
+        stall: usize,
+    }
+
+    impl ListCursor {
+        fn new(mut entries: Entries, direction: Direction, stall: usize) -> Self {
+            entries.sort_by(|a, b| a.0.cmp(&b.0).then(b.1.cmp(&a.1)));
+            if direction == Direction::Backward {
+                entries.reverse();
+            }
+            let at = entries.len();
+            Self { entries, direction, at, steps: 0, stall }
+        }
+
+        fn step(&mut self) -> Result<(), Stop> {
+            self.steps += 1;
+            if self.steps.is_multiple_of(self.stall) { Err(Error::Closed.into()) } else { Ok(()) }
+        }
+    }
+
+    impl Cursor for ListCursor {
+        fn rewind(&mut self) -> Result<(), Stop> {
+            self.step()?;
+            self.at = 0;
+            Ok(())
+        }
+
+        fn seek(&mut self, key: &[u8]) -> Result<(), Stop> {
+            self.step()?;
+            let forward = self.direction == Direction::Forward;
+            self.at = self
+                .entries
+                .iter()
+                .position(|e| if forward { &e.0[..] >= key } else { &e.0[..] < key })
+                .unwrap_or(self.entries.len());
+            Ok(())
+        }
+
+        fn advance(&mut self) -> Result<(), Stop> {
+            self.step()?;
+            self.at += 1;
+            Ok(())
+        }
+
+        fn entry(&self) -> Option<EntryRef<'_>> {
+            let (key, seq, kind) = self.entries.get(self.at)?;
+            Some(EntryRef { key, seq: *seq, kind: *kind })
+        }
+
+        fn value(&self) -> Bytes {
+            self.entries.get(self.at).map(|e| Bytes::from(e.1.to_string())).unwrap_or_default()
+        }
+    }
+
+    fn retry<T>(mut step: impl FnMut() -> Result<T, Stop>) -> T {
+        loop {
+            if let Ok(done) = step() {
+                return done;
+            }
+        }
+    }
+
+    fn case(seed: u64) -> (Vec<Entries>, SeqNo, usize) {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let mut sources = vec![Vec::new(); rng.usize(1..6)];
+        for seq in 1..rng.u64(2..60) {
+            let kind = match rng.u8(..4) {
+                0 => ValueKind::Delete,
+                1 => ValueKind::PutUntil(rng.u64(..20)),
+                _ => ValueKind::Put,
+            };
+            let source = rng.usize(..sources.len());
+            sources[source].push((vec![rng.u8(..12)], SeqNo(seq), kind));
+        }
+        (sources, SeqNo(rng.u64(..60)), rng.usize(2..9))
+    }
+
+    /// What the laws say a reader sees, computed the slow way.
+    fn truth(sources: &[Entries], snapshot: SeqNo, now: u64) -> Vec<(Vec<u8>, String)> {
+        let mut newest = std::collections::BTreeMap::new();
+        for (key, seq, kind) in sources.iter().flatten().filter(|e| e.1 <= snapshot) {
+            let best = newest.entry(key.clone()).or_insert((*seq, *kind));
+            *best = (*best).max((*seq, *kind));
+        }
+        let live = newest.into_iter().filter(|(_, (_, kind))| kind.is_live(now));
+        live.map(|(key, (seq, _))| (key, seq.to_string())).collect()
+    }
+
+    #[test]
+    fn a_scan_shows_the_newest_live_version_of_each_key_both_ways_and_through_stops() {
+        for seed in 0..500 {
+            let (sources, snapshot, stall) = case(seed);
+            let expected = truth(&sources, snapshot, 10);
+            for direction in [Direction::Forward, Direction::Backward] {
+                let cursors =
+                    sources.iter().map(|s| ListCursor::new(s.clone(), direction, stall)).collect();
+                let merge = Merge::new(cursors, direction);
+                let mut visible = Visible::new(merge, direction, snapshot, 10);
+                retry(|| visible.rewind());
+                let mut seen = Vec::new();
+                while let Some((key, value)) = retry(|| visible.next()) {
+                    seen.push((key.to_vec(), String::from_utf8(value.to_vec()).unwrap()));
+                }
+                if direction == Direction::Backward {
+                    seen.reverse();
+                }
+                assert_eq!(seen, expected, "seed {seed}, {direction:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_seek_splits_the_keys_between_the_directions() {
+        for seed in 0..300 {
+            let (sources, snapshot, stall) = case(seed);
+            let expected = truth(&sources, snapshot, 10);
+            let target = [u8::try_from(seed % 13).unwrap()];
+            let run = |direction| {
+                let cursors = sources.iter().map(|s| ListCursor::new(s.clone(), direction, stall));
+                let mut visible =
+                    Visible::new(Merge::new(cursors.collect(), direction), direction, snapshot, 10);
+                retry(|| visible.seek(&target));
+                let mut seen = Vec::new();
+                while let Some((key, _)) = retry(|| visible.next()) {
+                    seen.push(key.to_vec());
+                }
+                seen
+            };
+            let keys = expected.iter().map(|(key, _)| key.clone());
+            let (below, above): (Vec<_>, Vec<_>) = keys.partition(|key| key[..] < target[..]);
+            assert_eq!(run(Direction::Forward), above, "seed {seed}");
+            assert_eq!(
+                run(Direction::Backward),
+                below.into_iter().rev().collect::<Vec<_>>(),
+                "seed {seed}"
+            );
+        }
+    }
+}
