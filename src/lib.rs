@@ -12,9 +12,12 @@ mod cursor;
 pub mod env;
 mod version;
 
+mod format;
 mod memtable;
 
 mod merge;
+
+mod storage;
 
 pub use batch::{Commit, WriteBatch, WriteOptions};
 pub use config::*;

@@ -1,0 +1,371 @@
+//! A log segment as a file: appended to by the commit core, read once by recovery.
+//!
+//! Reading stops at the first frame that does not hold, and says what it saw behind it: recovery decides whether that is a
+//! torn tail or damage. Memory: one window of the file, or one frame if that is larger.
+//!
+//! Format: docs/format.md#write-ahead-log
+
+use std::io::{self, IoSlice};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+
+use crate::env::{Fs, ReadFile, WriteFile};
+use crate::error::{Error, IoContext, Result};
+use crate::format::wal::{
+    BodyHeader, FRAME_HEADER_LEN, Frame, FrameHeader, HEADER_LEN, SegmentHeader,
+};
+use crate::types::{FileId, SeqNo, u64_of, usize_of};
+
+/// Bytes read at a time.
+const WINDOW: usize = 1 << 20;
+
+/// A segment that is being written. Thread-safe: one appends while another syncs.
+#[derive(Debug)]
+pub(crate) struct LogSegment {
+    id: FileId,
+    path: PathBuf,
+    file: Arc<dyn WriteFile>,
+    /// Bytes known to be on disk.
+    durable: AtomicU64,
+}
+
+impl LogSegment {
+    /// Creates the file and reserves `room` bytes; the name is durable when this returns. Blocks.
+    pub(crate) fn create(fs: &dyn Fs, path: PathBuf, id: FileId, room: u64) -> Result<Self> {
+        let file = fs.create(&path).at("create", &path)?;
+        let prepared = prepare(fs, &path, &*file, room);
+        if prepared.is_err() && fs.remove(&path).is_err() {
+            // Without a header it is an orphan, which the next open removes.
+            tracing::debug!(path = %path.display(), "left an empty log segment behind");
+        }
+        prepared.map(|()| Self { id, path, file, durable: AtomicU64::new(0) })
+    }
+
+    pub(crate) fn id(&self) -> FileId {
+        self.id
+    }
+
+    pub(crate) fn len(&self) -> u64 {
+        self.file.len()
+    }
+
+    /// Bytes known to be on disk.
+    pub(crate) fn durable(&self) -> u64 {
+        self.durable.load(Ordering::Acquire)
+    }
+
+    /// Whether every byte appended so far is on disk.
+    pub(crate) fn is_synced(&self) -> bool {
+        self.durable() >= self.len()
+    }
+
+    pub(crate) fn append(&self, parts: &[IoSlice<'_>]) -> Result<()> {
+        self.file.append(parts).at("append", &self.path)
+    }
+
+    pub(crate) fn write_header(&self, prev_end: u64, prev_durable: u64) -> Result<()> {
+        let header = SegmentHeader { segment: self.id, prev_end, prev_durable };
+        self.append(&[IoSlice::new(&header.encode())])
+    }
+
+    /// Makes everything appended before the call durable. Blocks.
+    pub(crate) fn sync(&self) -> Result<()> {
+        let len = self.len();
+        self.file.sync().at("sync", &self.path)?;
+        self.durable.fetch_max(len, Ordering::AcqRel);
+        Ok(())
+    }
+}
+
+fn prepare(fs: &dyn Fs, path: &Path, file: &dyn WriteFile, room: u64) -> Result<()> {
+    if room > 0 {
+        file.preallocate(room).at("preallocate", path)?;
+    }
+    let dir = path.parent().unwrap_or(path);
+    fs.sync_dir(dir).at("sync directory", dir)
+}
+
+/// What the front of a segment file says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Opening {
+    /// A segment that was begun.
+    Begun(SegmentHeader),
+    /// Prepared but never begun: nothing was written.
+    Unused,
+    /// The header does not hold and no frame behind it does: it never reached the disk whole.
+    Torn,
+}
+
+/// What was found behind the last good frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tail {
+    /// Nothing, or zeros.
+    Clean,
+    /// Bytes that are no frame.
+    Torn,
+    /// A frame that says the bad bytes before it had been on disk.
+    DurableBeyond,
+}
+
+/// What a reading of a segment found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Scan {
+    /// Offset behind the last good frame.
+    pub(crate) end: u64,
+    /// Largest claim of durable bytes of this segment in a good frame.
+    pub(crate) durable: u64,
+    pub(crate) tail: Tail,
+}
+
+/// Reads a segment from its start to its end.
+pub(crate) struct SegmentReader {
+    id: FileId,
+    path: PathBuf,
+    file: Arc<dyn ReadFile>,
+    size: u64,
+    window: Bytes,
+    window_start: u64,
+}
+
+impl SegmentReader {
+    pub(crate) fn open(fs: &dyn Fs, path: PathBuf, id: FileId) -> Result<Self> {
+        let file = fs.open(&path).at("open", &path)?;
+        let size = file.size().at("size", &path)?;
+        Ok(Self { id, path, file, size, window: Bytes::new(), window_start: 0 })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Judges the header.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if it is damaged: frames behind it hold, so it had been written.
+    pub(crate) fn opening(&mut self) -> Result<Opening> {
+        let front = usize_of(self.size).min(HEADER_LEN);
+        let bytes = self.bytes(0, front)?;
+        if bytes.iter().all(|&byte| byte == 0) {
+            return self.unless_frame_follows(Opening::Unused);
+        }
+        match SegmentHeader::decode(&bytes, self.id) {
+            Ok(header) => Ok(Opening::Begun(header)),
+            Err(_) => self.unless_frame_follows(Opening::Torn),
+        }
+    }
+
+    /// A header shares its sector with the first frame: where that one holds, the header had been there.
+    fn unless_frame_follows(&mut self, opening: Opening) -> Result<Opening> {
+        match self.frame_at(u64_of(HEADER_LEN), self.size)? {
+            None => Ok(opening),
+            Some(_) => Err(Error::corrupt(&self.path, 0, "header of a log segment")),
+        }
+    }
+
+    /// Hands every good frame up to offset `limit` to `each`, in order.
+    pub(crate) fn scan(
+        &mut self,
+        limit: u64,
+        mut each: impl FnMut(Frame) -> Result<()>,
+    ) -> Result<Scan> {
+        let limit = limit.min(self.size);
+        let mut scan = Scan { end: u64_of(HEADER_LEN).min(limit), durable: 0, tail: Tail::Clean };
+        let mut next_seq = SeqNo(0);
+        while let Some(body) = self.frame_at(scan.end, limit)? {
+            let base = scan.end + u64_of(FRAME_HEADER_LEN);
+            let frame = Frame::decode(&body).map_err(|damage| damage.of(&self.path, base))?;
+            scan.durable = scan.durable.max(frame.durable);
+            scan.end = base + u64_of(body.len());
+            next_seq = frame.base_seq.plus(u64_of(frame.ops.len()));
+            each(frame)?;
+        }
+        scan.tail = self.tail(scan.end, limit, next_seq)?;
+        Ok(scan)
+    }
+
+    /// The body at `offset` if a whole good frame is there.
+    fn frame_at(&mut self, offset: u64, limit: u64) -> Result<Option<Bytes>> {
+        let left = limit.saturating_sub(offset);
+        if left < u64_of(FRAME_HEADER_LEN) {
+            return Ok(None);
+        }
+        let bytes = self.bytes(offset, FRAME_HEADER_LEN)?;
+        let Some(header) = FrameHeader::decode(&bytes) else { return Ok(None) };
+        if u64_of(header.body_len()) > left - u64_of(FRAME_HEADER_LEN) {
+            return Ok(None);
+        }
+        let body = self.bytes(offset + u64_of(FRAME_HEADER_LEN), header.body_len())?;
+        Ok(header.holds(self.id, &body).then_some(body))
+    }
+
+    /// Looks at everything from `from` on: a bad frame is in front.
+    fn tail(&mut self, from: u64, limit: u64, next_seq: SeqNo) -> Result<Tail> {
+        let mut tail = Tail::Clean;
+        let mut at = from;
+        while at < limit {
+            let step = (limit - at).min(u64_of(WINDOW / 2));
+            let chunk = self.bytes(at, usize_of(step))?;
+            if chunk.iter().any(|&byte| byte != 0) {
+                tail = Tail::Torn;
+                if self.frame_beyond(at..at + step, from, (limit, next_seq))? {
+                    return Ok(Tail::DurableBeyond);
+                }
+            }
+            at += step;
+        }
+        Ok(tail)
+    }
+
+    /// Whether a good frame that begins in `range` says that `from` had been on disk.
+    fn frame_beyond(
+        &mut self,
+        range: std::ops::Range<u64>,
+        from: u64,
+        (limit, next_seq): (u64, SeqNo),
+    ) -> Result<bool> {
+        const FRONT: usize = FRAME_HEADER_LEN + 20;
+        for offset in range {
+            if limit - offset < u64_of(FRONT) {
+                return Ok(false);
+            }
+            let front = self.bytes(offset, FRONT)?;
+            // Cheap tests first: a checksum over megabytes at each offset would take for ever.
+            let body = front.get(FRAME_HEADER_LEN..).unwrap_or_default();
+            let likely = BodyHeader::decode(body).is_some_and(|body| {
+                body.durable > from
+                    && body.durable <= offset
+                    && body.base_seq >= next_seq
+                    && body.base_seq.0 - next_seq.0 < 1 << 32
+            });
+            if likely && self.frame_at(offset, limit)?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// `len` bytes at `offset`, from the window if they are in it. REQUIRES: they are in the file.
+    fn bytes(&mut self, offset: u64, len: usize) -> Result<Bytes> {
+        let within = offset
+            .checked_sub(self.window_start)
+            .map(usize_of)
+            .filter(|at| at.saturating_add(len) <= self.window.len());
+        if let Some(at) = within {
+            return Ok(self.window.slice(at..at + len));
+        }
+        let rest = usize_of(self.size.saturating_sub(offset));
+        let mut window = vec![0; len.max(WINDOW).min(rest)];
+        if window.len() < len {
+            let short = io::Error::from(io::ErrorKind::UnexpectedEof);
+            return Err(Error::io("read", &self.path, short));
+        }
+        self.file.read_exact_at(&mut window, offset).at("read", &self.path)?;
+        self.window = window.into();
+        self.window_start = offset;
+        Ok(self.window.slice(..len))
+    }
+}
+
+impl std::fmt::Debug for SegmentReader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SegmentReader").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::WriteOp;
+    use crate::env::OsFs;
+    use crate::format::wal::FrameEncoder;
+    use crate::types::ValueKind;
+
+    const ID: FileId = FileId(3);
+
+    /// A segment of `frames` frames of two puts; every frame says that all before it was durable if `durable`.
+    fn segment_bytes(frames: u64, durable: bool) -> Vec<u8> {
+        let header = SegmentHeader { segment: ID, prev_end: 0, prev_durable: 0 };
+        let mut bytes = header.encode().to_vec();
+        let mut encoder = FrameEncoder::default();
+        for frame in 0..frames {
+            encoder.begin();
+            for op in 0..2 {
+                let key = Bytes::from(format!("key{frame}{op}"));
+                encoder.push(&WriteOp { key, kind: ValueKind::Put, value: "v".into() });
+            }
+            let claim = if durable { u64_of(bytes.len()) } else { 0 };
+            let parts = encoder.finish(ID, claim, SeqNo(1 + 2 * frame));
+            let parts: Vec<u8> = parts.iter().flat_map(|part| part.to_vec()).collect();
+            bytes.extend_from_slice(&parts);
+        }
+        bytes
+    }
+
+    fn scan(bytes: &[u8]) -> (usize, Scan) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("000003.wal");
+        std::fs::write(&path, bytes).unwrap();
+        let mut reader = SegmentReader::open(&OsFs, path, ID).unwrap();
+        let mut frames = 0;
+        let scan = reader
+            .scan(u64::MAX, |_| {
+                frames += 1;
+                Ok(())
+            })
+            .unwrap();
+        (frames, scan)
+    }
+
+    #[test]
+    fn a_log_cut_at_every_byte_keeps_its_whole_frames() {
+        let whole = segment_bytes(4, false);
+        let frame = (whole.len() - HEADER_LEN) / 4;
+        for cut in HEADER_LEN..=whole.len() {
+            let (frames, scan) = scan(&whole[..cut]);
+            assert_eq!(frames, (cut - HEADER_LEN) / frame, "cut at {cut}");
+            assert_eq!(usize_of(scan.end), HEADER_LEN + frames * frame);
+            assert_ne!(scan.tail, Tail::DurableBeyond);
+        }
+    }
+
+    #[test]
+    fn preallocated_zeros_are_a_clean_end() {
+        let mut bytes = segment_bytes(3, true);
+        bytes.resize(bytes.len() + 3 * WINDOW, 0);
+        assert_eq!((scan(&bytes).0, scan(&bytes).1.tail), (3, Tail::Clean));
+    }
+
+    #[test]
+    fn damage_before_durable_bytes_is_told_from_a_torn_tail() {
+        for (durable, tail) in [(true, Tail::DurableBeyond), (false, Tail::Torn)] {
+            let mut bytes = segment_bytes(6, durable);
+            let frame = (bytes.len() - HEADER_LEN) / 6;
+            bytes[HEADER_LEN + 2 * frame + 12] ^= 4;
+            let (frames, scan) = scan(&bytes);
+            assert_eq!((frames, scan.tail), (2, tail));
+        }
+    }
+
+    #[test]
+    fn a_segment_is_unused_torn_begun_or_damaged() {
+        let opening = |bytes: &[u8]| {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("000003.wal");
+            std::fs::write(&path, bytes).unwrap();
+            SegmentReader::open(&OsFs, path, ID).unwrap().opening()
+        };
+        let whole = segment_bytes(1, false);
+        assert_eq!(opening(&[0; 4096]).unwrap(), Opening::Unused);
+        assert_eq!(opening(b"").unwrap(), Opening::Unused);
+        assert_eq!(opening(&whole[..HEADER_LEN - 1]).unwrap(), Opening::Torn);
+        assert!(matches!(opening(&whole).unwrap(), Opening::Begun(_)));
+        for spoiled in [0, 20] {
+            let mut bytes = whole.clone();
+            bytes[spoiled] ^= 1;
+            assert!(matches!(opening(&bytes), Err(Error::Corrupt { offset: 0, .. })));
+        }
+    }
+}
