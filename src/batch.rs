@@ -83,8 +83,14 @@ impl WriteBatch {
         self.first.iter().chain(&self.rest)
     }
 
-    pub(crate) fn into_ops(self) -> impl Iterator<Item = WriteOp> {
-        self.first.into_iter().chain(self.rest)
+    /// Takes operation number `index` out; its place stays. `None` behind the last.
+    pub(crate) fn take_op(&mut self, index: usize) -> Option<WriteOp> {
+        let op = match index.checked_sub(1) {
+            None => self.first.as_mut(),
+            Some(index) => self.rest.get_mut(index),
+        }?;
+        let nothing = WriteOp { key: Bytes::new(), kind: ValueKind::Delete, value: Bytes::new() };
+        Some(std::mem::replace(op, nothing))
     }
 
     /// Makes every put expire at `expires_ms`.

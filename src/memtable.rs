@@ -171,19 +171,31 @@ impl Memtable {
         SeqNo(self.last_seq.load(Ordering::Acquire))
     }
 
-    /// Adds a version. Repeating an insert changes nothing: a repaired commit core does that.
+    /// Adds a version. REQUIRES: `seq` is above that of every insert before.
     pub(crate) fn insert(&self, seq: SeqNo, op: WriteOp) {
         let bytes = op.key.len() + op.value.len() + ENTRY_OVERHEAD;
         let key = MemKey { head: head_of(&op.key), key: op.key, seq };
-        if seq.0 <= self.last_seq.load(Ordering::Relaxed) && self.map.contains_key(&key) {
-            return;
-        }
+        debug_assert!(seq > self.last_seq(), "inserts come in SeqNo order");
         self.map.insert(key, MemValue { kind: op.kind, value: op.value });
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
         if self.first_seq.load(Ordering::Relaxed) == 0 {
             self.first_seq.store(seq.0, Ordering::Release);
         }
         self.last_seq.store(seq.0, Ordering::Release);
+    }
+
+    /// Every write after `seq`, in SeqNo order. Cost: a walk over the whole memtable.
+    pub(crate) fn ops_after(&self, seq: SeqNo) -> Vec<(SeqNo, WriteOp)> {
+        let newer = self.map.iter().filter(|entry| entry.key().seq > seq);
+        let mut ops: Vec<_> = newer
+            .map(|entry| {
+                let value = entry.value();
+                let key = entry.key().key.clone();
+                (entry.key().seq, WriteOp { key, kind: value.kind, value: value.value.clone() })
+            })
+            .collect();
+        ops.sort_unstable_by_key(|(seq, _)| *seq);
+        ops
     }
 
     /// The newest version of `key` up to `snapshot`.
@@ -315,11 +327,11 @@ mod tests {
     }
 
     #[test]
-    fn a_repeated_insert_changes_nothing() {
-        let memtable = filled();
-        let bytes = memtable.bytes();
-        memtable.insert(SeqNo(1000), put("key000", "1000"));
-        assert_eq!((memtable.bytes(), memtable.last_seq()), (bytes, SeqNo(1000)));
+    fn ops_after_a_seq_come_back_in_the_order_of_the_log() {
+        let ops = filled().ops_after(SeqNo(990));
+        let seqs: Vec<u64> = ops.iter().map(|(seq, _)| seq.0).collect();
+        assert_eq!(seqs, (991..=1000).collect::<Vec<_>>());
+        assert_eq!(ops[9].1, put("key000", "1000"));
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! Bytes of a log segment: a header, then one frame for each commit group.
 //!
 //! ```text
-//! segment := header(40) frame* zeros?
-//! header  := magic(8) | segment_id u64 | prev_end u64 | prev_durable u64 | format u32 | crc32c u32
+//! segment := header(48) frame* zeros?
+//! header  := magic(8) | segment_id u64 | prev_id u64 | prev_end u64 | prev_durable u64 | format u32 | crc32c u32
 //! frame   := len u32 | crc32c u32 | body[len]           crc over segment_id ‖ body
 //! body    := durable u64 | base_seq u64 | count u32 | op*
 //! op      := kind u8 | klen vu32 | key | (0 put: vlen vu32 value | 1 delete | 2 put until: expires_ms u64, vlen vu32, value)
@@ -22,7 +22,7 @@ use crate::types::{FileId, SeqNo, ValueKind, u64_of, usize_of};
 const MAGIC: &[u8; 8] = b"NORIWAL1";
 const FORMAT: u32 = 1;
 /// Bytes of a segment header.
-pub(crate) const HEADER_LEN: usize = 40;
+pub(crate) const HEADER_LEN: usize = 48;
 /// Bytes in front of a frame's body.
 pub(crate) const FRAME_HEADER_LEN: usize = 8;
 /// Bytes of a body in front of its operations.
@@ -34,10 +34,21 @@ const LARGE_VALUE: usize = 16 << 10;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SegmentHeader {
     pub(crate) segment: FileId,
-    /// Nothing of the segment before counts from this offset on: a group whose write or sync failed is cut off for good.
-    pub(crate) prev_end: u64,
-    /// Bytes of the segment before that were known to be on disk when this one was begun.
-    pub(crate) prev_durable: u64,
+    pub(crate) previous: Previous,
+}
+
+/// What a segment says about the one that it follows.
+///
+/// It names that one: a segment that was begun but given up before its first write lies between two others in the order of
+/// numbers, but not in the log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Previous {
+    /// The segment before; 0 in the first of a database.
+    pub(crate) segment: FileId,
+    /// Nothing of it counts from this offset on: a group whose write or sync failed is cut off for good.
+    pub(crate) end: u64,
+    /// Bytes of it that were known to be on disk when this one was begun.
+    pub(crate) durable: u64,
 }
 
 impl SegmentHeader {
@@ -45,8 +56,9 @@ impl SegmentHeader {
         let mut bytes = Vec::with_capacity(HEADER_LEN);
         bytes.extend_from_slice(MAGIC);
         bytes.extend_from_slice(&self.segment.0.to_le_bytes());
-        bytes.extend_from_slice(&self.prev_end.to_le_bytes());
-        bytes.extend_from_slice(&self.prev_durable.to_le_bytes());
+        bytes.extend_from_slice(&self.previous.segment.0.to_le_bytes());
+        bytes.extend_from_slice(&self.previous.end.to_le_bytes());
+        bytes.extend_from_slice(&self.previous.durable.to_le_bytes());
         bytes.extend_from_slice(&FORMAT.to_le_bytes());
         bytes.extend_from_slice(&crc32c::crc32c(&bytes).to_le_bytes());
         let mut header = [0; HEADER_LEN];
@@ -64,15 +76,18 @@ impl SegmentHeader {
         }
         let header = Self {
             segment: FileId(reader.u64("segment number")?),
-            prev_end: reader.u64("end of the segment before")?,
-            prev_durable: reader.u64("durable bytes of the segment before")?,
+            previous: Previous {
+                segment: FileId(reader.u64("number of the segment before")?),
+                end: reader.u64("end of the segment before")?,
+                durable: reader.u64("durable bytes of the segment before")?,
+            },
         };
         let format = reader.u32("log format")?;
         if reader.u32("log header checksum")? != crc32c::crc32c(covered) {
-            return damaged(36, "log header checksum");
+            return damaged(44, "log header checksum");
         }
         if format != FORMAT {
-            return damaged(32, "log format 1");
+            return damaged(40, "log format 1");
         }
         if header.segment != segment {
             return damaged(8, "number of this segment");
@@ -326,7 +341,10 @@ mod tests {
 
     #[test]
     fn golden_header_and_frame() {
-        let header = SegmentHeader { segment: FileId(12), prev_end: 4096, prev_durable: 512 };
+        let header = SegmentHeader {
+            segment: FileId(12),
+            previous: Previous { segment: FileId(9), end: 4096, durable: 512 },
+        };
         let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
         assert_eq!(
             hex(&header.encode()),
@@ -351,7 +369,7 @@ mod tests {
             bytes[bit / 8] ^= 1 << (bit % 8);
             assert_eq!(decode(&bytes), None, "bit {bit}");
         }
-        let header = SegmentHeader { segment: FileId(12), prev_end: 1, prev_durable: 0 };
+        let header = SegmentHeader { segment: FileId(12), previous: Previous::default() };
         for bit in 0..HEADER_LEN * 8 {
             let mut bytes = header.encode();
             bytes[bit / 8] ^= 1 << (bit % 8);

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use crate::env::{Fs, ReadFile, WriteFile};
 use crate::error::{Error, IoContext, Result};
 use crate::format::wal::{
-    BodyHeader, FRAME_HEADER_LEN, Frame, FrameHeader, HEADER_LEN, SegmentHeader,
+    BodyHeader, FRAME_HEADER_LEN, Frame, FrameHeader, HEADER_LEN, Previous, SegmentHeader,
 };
 use crate::types::{FileId, SeqNo, u64_of, usize_of};
 
@@ -66,8 +66,8 @@ impl LogSegment {
         self.file.append(parts).at("append", &self.path)
     }
 
-    pub(crate) fn write_header(&self, prev_end: u64, prev_durable: u64) -> Result<()> {
-        let header = SegmentHeader { segment: self.id, prev_end, prev_durable };
+    pub(crate) fn write_header(&self, previous: Previous) -> Result<()> {
+        let header = SegmentHeader { segment: self.id, previous };
         self.append(&[IoSlice::new(&header.encode())])
     }
 
@@ -287,7 +287,7 @@ mod tests {
 
     /// A segment of `frames` frames of two puts; every frame says that all before it was durable if `durable`.
     fn segment_bytes(frames: u64, durable: bool) -> Vec<u8> {
-        let header = SegmentHeader { segment: ID, prev_end: 0, prev_durable: 0 };
+        let header = SegmentHeader { segment: ID, previous: Previous::default() };
         let mut bytes = header.encode().to_vec();
         let mut encoder = FrameEncoder::default();
         for frame in 0..frames {

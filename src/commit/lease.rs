@@ -1,0 +1,281 @@
+//! Who holds the commit core, and for how long.
+//!
+//! A [`Lease`] is the core itself, taken out of its place: it may cross an await or a thread, and whatever happens to its holder,
+//! it goes back when the lease is dropped.
+
+use std::ops::{Deref, DerefMut};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use arc_swap::ArcSwapOption;
+use tokio::sync::{Notify, Semaphore, oneshot};
+
+use super::core::Core;
+use super::queue::{Queue, Request};
+use crate::batch::WriteBatch;
+use crate::error::{Error, Result};
+use crate::types::SeqNo;
+
+/// Bytes of queued writes per permit of the queue's semaphore.
+const ROOM_UNIT: usize = 1 << 10;
+/// Bytes that may wait in the queue; a larger batch waits until it is empty.
+const QUEUE_BYTES: usize = 64 << 20;
+
+/// What the commit path shares with everyone: it outlives the actors.
+pub(crate) struct Commits {
+    core: Mutex<Option<Box<Core>>>,
+    returned: Notify,
+    /// Tasks that wait for the core: callers stand back while there are any.
+    wanted: AtomicUsize,
+    queue: Queue,
+    room: Arc<Semaphore>,
+    /// Whether the WAL writer was rung and has not yet found the queue empty.
+    armed: AtomicBool,
+    /// Rings the WAL writer.
+    doorbell: Box<dyn Fn() + Send + Sync>,
+    /// Tells the memtable owner that a memtable was sealed, or that one is due and no segment is at hand.
+    seal_bell: Box<dyn Fn() + Send + Sync>,
+    /// Whether the memtable owner was told and has not yet looked.
+    seal_rung: AtomicBool,
+    /// Why writes are refused, if they are.
+    refusal: ArcSwapOption<Error>,
+    visible: Arc<AtomicU64>,
+    durable: Arc<AtomicU64>,
+    sealed: Arc<AtomicBool>,
+}
+
+impl Commits {
+    pub(crate) fn new(
+        core: Core,
+        doorbell: impl Fn() + Send + Sync + 'static,
+        seal_bell: impl Fn() + Send + Sync + 'static,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            returned: Notify::new(),
+            wanted: AtomicUsize::new(0),
+            queue: Queue::default(),
+            room: Arc::new(Semaphore::new(QUEUE_BYTES / ROOM_UNIT)),
+            armed: AtomicBool::new(false),
+            doorbell: Box::new(doorbell),
+            seal_bell: Box::new(seal_bell),
+            seal_rung: AtomicBool::new(false),
+            refusal: ArcSwapOption::empty(),
+            visible: core.visible(),
+            durable: core.durable(),
+            sealed: core.sealed(),
+            core: Mutex::new(Some(Box::new(core))),
+        })
+    }
+
+    /// SeqNo up to which writes are visible. Load a View first: it pins what this number needs.
+    pub(crate) fn visible(&self) -> SeqNo {
+        SeqNo(self.visible.load(Ordering::Acquire))
+    }
+
+    /// SeqNo up to which writes are known to be on disk in the log.
+    pub(crate) fn durable(&self) -> SeqNo {
+        SeqNo(self.durable.load(Ordering::Acquire))
+    }
+
+    /// Commits `batch`. Returns the SeqNo of its last operation.
+    ///
+    /// Dropping the future does not undo a write: it is applied whole or, if it was still waiting for room, not at all.
+    pub(crate) async fn write(self: &Arc<Self>, batch: WriteBatch, sync: bool) -> Result<SeqNo> {
+        // A tight loop of writes that are all ready at once would starve the actors of a current_thread runtime.
+        tokio::task::coop::consume_budget().await;
+        if let Some(refusal) = &*self.refusal.load() {
+            return Err(Error::clone(refusal));
+        }
+        if batch.is_empty() {
+            return Ok(self.visible());
+        }
+        if !sync
+            && !self.armed.load(Ordering::Acquire)
+            && let Some(lease) = self.try_lease()
+        {
+            return lease.commit_alone(batch);
+        }
+        self.enqueue(batch, sync).await
+    }
+
+    async fn enqueue(&self, batch: WriteBatch, sync: bool) -> Result<SeqNo> {
+        let units = (batch.bytes() / ROOM_UNIT + 1).min(QUEUE_BYTES / ROOM_UNIT);
+        let units = u32::try_from(units).unwrap_or(u32::MAX);
+        let room = Arc::clone(&self.room).acquire_many_owned(units).await;
+        let room = room.map_err(|_closed| Error::Closed)?;
+        let (reply, answer) = oneshot::channel();
+        let request = Request { batch, sync, inserted: 0, reply: Some(reply), room: Some(room) };
+        self.queue.push(request);
+        self.ring();
+        if let Some(refusal) = &*self.refusal.load() {
+            // Refused between the first look and the push: nobody would come for it.
+            self.queue.refuse(refusal);
+        }
+        answer.await.unwrap_or(Err(Error::Interrupted { component: "wal writer" }))
+    }
+
+    /// Rings the WAL writer, once until it disarms.
+    fn ring(&self) {
+        if !self.armed.swap(true, Ordering::AcqRel) {
+            (self.doorbell)();
+        }
+    }
+
+    /// The queue was found empty: the next push rings again. Returns `false` if one slipped in meanwhile.
+    pub(crate) fn disarm(&self) -> bool {
+        self.armed.store(false, Ordering::Release);
+        self.queue.is_empty() || self.armed.swap(true, Ordering::AcqRel)
+    }
+
+    /// The memtable owner looks now: what happens from here on rings it again.
+    pub(crate) fn seal_heard(&self) {
+        self.seal_rung.store(false, Ordering::Release);
+    }
+
+    /// Lets callers come straight to the core again.
+    pub(crate) fn disarm_early(&self) {
+        self.armed.store(false, Ordering::Release);
+    }
+
+    /// Answers all that waits, and every write to come, with `error`.
+    pub(crate) fn refuse(&self, error: Error) {
+        let error = Arc::new(error);
+        self.refusal.store(Some(Arc::clone(&error)));
+        self.queue.refuse(&error);
+    }
+
+    /// Takes writes again.
+    pub(crate) fn accept(&self) {
+        self.refusal.store(None);
+    }
+
+    /// Why writes are refused, if they are.
+    pub(crate) fn refusal(&self) -> Option<Error> {
+        self.refusal.load().as_deref().cloned()
+    }
+
+    /// The core, if nobody holds or wants it and no group was left in it.
+    fn try_lease(self: &Arc<Self>) -> Option<Lease> {
+        if self.wanted.load(Ordering::Acquire) > 0 {
+            return None;
+        }
+        let core = self.locked().take()?;
+        let lease = Lease { core: Some(core), commits: Arc::clone(self) };
+        (lease.is_idle() && lease.fault().is_none()).then_some(lease)
+    }
+
+    /// The core, in whatever state it was left. Waits its turn; callers stand back meanwhile.
+    pub(crate) async fn lease(self: &Arc<Self>) -> Lease {
+        let _wanted = Wanted::new(&self.wanted);
+        loop {
+            let returned = self.returned.notified();
+            let core = self.locked().take();
+            if let Some(core) = core {
+                return Lease { core: Some(core), commits: Arc::clone(self) };
+            }
+            returned.await;
+        }
+    }
+
+    /// The lock is held for one move in or out.
+    fn locked(&self) -> MutexGuard<'_, Option<Box<Core>>> {
+        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl std::fmt::Debug for Commits {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Commits").field("visible", &self.visible).finish_non_exhaustive()
+    }
+}
+
+/// Counts a task that waits for the core, also if it is dropped while it waits.
+struct Wanted<'a>(&'a AtomicUsize);
+
+impl<'a> Wanted<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::AcqRel);
+        Self(count)
+    }
+}
+
+impl Drop for Wanted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// The commit core in the hands of one holder.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    /// `Some` until the lease is dropped.
+    core: Option<Box<Core>>,
+    commits: Arc<Commits>,
+}
+
+impl Lease {
+    /// Takes the next group out of the queue. REQUIRES: the core is idle. Returns how many requests it has.
+    pub(crate) fn take_group(&mut self) -> usize {
+        let commits = Arc::clone(&self.commits);
+        commits.queue.take_group(self.group());
+        self.taken()
+    }
+
+    /// Commits a group of one on the spot.
+    fn commit_alone(mut self, batch: WriteBatch) -> Result<SeqNo> {
+        let request = Request { batch, sync: false, inserted: 0, reply: None, room: None };
+        self.group().push(request);
+        self.taken();
+        // The caller's task is not a supervised actor: a panic here must reach neither it nor the other callers.
+        let committed = catch_unwind(AssertUnwindSafe(|| match self.append() {
+            Ok(()) => {
+                let seq = self.finish();
+                self.seal_if_due();
+                Ok(seq)
+            }
+            Err(error) => {
+                self.fail(&error);
+                Err(error)
+            }
+        }));
+        committed.unwrap_or_else(|_panic| {
+            self.commits.ring();
+            Err(Error::Interrupted { component: "commit core" })
+        })
+    }
+}
+
+impl Deref for Lease {
+    type Target = Core;
+
+    fn deref(&self) -> &Core {
+        match &self.core {
+            Some(core) => core,
+            None => unreachable!("the core is there until the lease is dropped"),
+        }
+    }
+}
+
+impl DerefMut for Lease {
+    fn deref_mut(&mut self) -> &mut Core {
+        match &mut self.core {
+            Some(core) => core,
+            None => unreachable!("the core is there until the lease is dropped"),
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let due = self.is_seal_due() && self.needs_spare();
+        *self.commits.locked() = self.core.take();
+        if self.commits.wanted.load(Ordering::Acquire) > 0 {
+            self.commits.returned.notify_one();
+        }
+        let sealed = self.commits.sealed.swap(false, Ordering::AcqRel);
+        if (due || sealed) && !self.commits.seal_rung.swap(true, Ordering::AcqRel) {
+            (self.commits.seal_bell)();
+        }
+    }
+}
