@@ -1,5 +1,5 @@
 //! nori-lsm
-#![expect(dead_code, reason = "scaffold")]
+#![expect(dead_code, unused_imports, reason = "scaffold")]
 
 mod types;
 
@@ -10,6 +10,10 @@ mod config;
 mod cursor;
 pub mod env;
 mod version;
+
+mod format;
+mod policy;
+mod storage;
 
 pub use config::*;
 pub use error::{Action, Error, Result};
