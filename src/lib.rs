@@ -1,5 +1,5 @@
 //! nori-lsm
-#![expect(dead_code, reason = "scaffold")]
+#![expect(dead_code, unused_imports, reason = "scaffold")]
 
 mod types;
 
@@ -16,6 +16,7 @@ mod format;
 mod memtable;
 
 mod merge;
+mod policy;
 
 mod storage;
 

@@ -8,6 +8,20 @@
 //!
 //! Invariant: every one of them is in [`Version::check`].
 
+mod apply;
+mod base;
+mod check;
+mod shape;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use apply::EditError;
+pub(crate) use base::BaseCheck;
+pub(crate) use check::Violation;
+pub(crate) use shape::SliceSums;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

@@ -1,0 +1,1 @@
+//! Tables and versions for tests, made by hand.
