@@ -15,6 +15,7 @@ mod version;
 mod format;
 mod memtable;
 
+mod concat;
 mod merge;
 mod policy;
 

@@ -38,6 +38,8 @@ pub(crate) struct Commits {
     seal_bell: Box<dyn Fn() + Send + Sync>,
     /// Whether the memtable owner was told and has not yet looked.
     seal_rung: AtomicBool,
+    /// Whether the log takes nothing, as of the last time the core was given back.
+    faulty: AtomicBool,
     /// Why writes are refused, if they are.
     refusal: ArcSwapOption<Error>,
     visible: Arc<AtomicU64>,
@@ -60,6 +62,7 @@ impl Commits {
             doorbell: Box::new(doorbell),
             seal_bell: Box::new(seal_bell),
             seal_rung: AtomicBool::new(false),
+            faulty: AtomicBool::new(false),
             refusal: ArcSwapOption::empty(),
             visible: core.visible(),
             durable: core.durable(),
@@ -136,6 +139,11 @@ impl Commits {
     /// Lets callers come straight to the core again.
     pub(crate) fn disarm_early(&self) {
         self.armed.store(false, Ordering::Release);
+    }
+
+    /// Whether the log takes nothing until it is repaired.
+    pub(crate) fn is_faulty(&self) -> bool {
+        self.faulty.load(Ordering::Acquire)
     }
 
     /// Answers all that waits, and every write to come, with `error`.
@@ -269,6 +277,7 @@ impl DerefMut for Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         let due = self.is_seal_due() && self.needs_spare();
+        self.commits.faulty.store(self.fault().is_some(), Ordering::Release);
         *self.commits.locked() = self.core.take();
         if self.commits.wanted.load(Ordering::Acquire) > 0 {
             self.commits.returned.notify_one();

@@ -58,6 +58,14 @@ pub enum Blocking {
 }
 
 impl Env {
+    /// Holds a blocking job up for `duration`; a simulated disk never waits.
+    #[expect(clippy::disallowed_methods, reason = "called on the pool of blocking threads only")]
+    pub(crate) fn pause(&self, duration: Duration) {
+        if self.blocking == Blocking::Pool && !duration.is_zero() {
+            std::thread::sleep(duration);
+        }
+    }
+
     /// Runs `job`, which may wait for the disk, where waiting is allowed.
     ///
     /// The job runs to its end even if the returned future is dropped.

@@ -348,7 +348,7 @@ mod tests {
         let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
         assert_eq!(
             hex(&header.encode()),
-            "4e4f524957414c310c000000000000000010000000000000000200000000000001000000f2c8cc4f"
+            "4e4f524957414c310c0000000000000009000000000000000010000000000000000200000000000001000000f7337eb1"
         );
         let frame = encoded(&[ops()[0].clone(), ops()[1].clone(), ops()[3].clone()]);
         assert_eq!(

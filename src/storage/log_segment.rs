@@ -108,6 +108,8 @@ pub(crate) enum Tail {
     Torn,
     /// A frame that says the bad bytes before it had been on disk.
     DurableBeyond,
+    /// A good frame that was not taken, because it does not follow from what came before.
+    Gap,
 }
 
 /// What a reading of a segment found.
@@ -153,6 +155,8 @@ impl SegmentReader {
         }
         match SegmentHeader::decode(&bytes, self.id) {
             Ok(header) => Ok(Opening::Begun(header)),
+            // Whole, but of another number: a file under a wrong name.
+            Err(damage) if damage.offset == 8 => Err(damage.of(&self.path, 0)),
             Err(_) => self.unless_frame_follows(Opening::Torn),
         }
     }
@@ -165,11 +169,11 @@ impl SegmentReader {
         }
     }
 
-    /// Hands every good frame up to offset `limit` to `each`, in order.
+    /// Hands every good frame up to offset `limit` to `each`, in order, until one is not taken.
     pub(crate) fn scan(
         &mut self,
         limit: u64,
-        mut each: impl FnMut(Frame) -> Result<()>,
+        mut each: impl FnMut(Frame) -> bool,
     ) -> Result<Scan> {
         let limit = limit.min(self.size);
         let mut scan = Scan { end: u64_of(HEADER_LEN).min(limit), durable: 0, tail: Tail::Clean };
@@ -178,9 +182,12 @@ impl SegmentReader {
             let base = scan.end + u64_of(FRAME_HEADER_LEN);
             let frame = Frame::decode(&body).map_err(|damage| damage.of(&self.path, base))?;
             scan.durable = scan.durable.max(frame.durable);
-            scan.end = base + u64_of(body.len());
             next_seq = frame.base_seq.plus(u64_of(frame.ops.len()));
-            each(frame)?;
+            if !each(frame) {
+                scan.tail = Tail::Gap;
+                return Ok(scan);
+            }
+            scan.end = base + u64_of(body.len());
         }
         scan.tail = self.tail(scan.end, limit, next_seq)?;
         Ok(scan)
@@ -313,7 +320,7 @@ mod tests {
         let scan = reader
             .scan(u64::MAX, |_| {
                 frames += 1;
-                Ok(())
+                true
             })
             .unwrap();
         (frames, scan)

@@ -1,0 +1,141 @@
+//! The memtable owner: seals memtables by size and by age, and keeps the next log segment prepared.
+//!
+//! Hears: `Look` when a memtable was sealed or one is due, `Seal` from a flush on demand, `Tick` from its timer.
+//! Rings: the flusher. Owns nothing: memtables live in the View. Loses on restart: since when the active memtable is not empty.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+
+use super::flusher;
+use super::health::Trouble;
+use super::shared::Shared;
+use super::timer::{Timer, send_after};
+use crate::error::Result;
+use crate::types::FileId;
+
+/// Wait before the next try to prepare a segment on a disk that refuses.
+const RETRY_AFTER: Duration = Duration::from_millis(200);
+
+#[derive(Debug)]
+pub(crate) enum Msg {
+    /// A memtable was sealed, or is due to be.
+    Look,
+    /// Seal the active memtable whatever its size.
+    Seal,
+    /// Look at its age.
+    Tick,
+}
+
+#[derive(Debug)]
+pub(crate) struct State {
+    shared: Arc<Shared>,
+    /// Memtable that was not empty at the last tick, and since when that is known.
+    aging: Option<(FileId, Duration)>,
+    timer: Timer,
+    retry: Option<Timer>,
+}
+
+#[derive(Debug)]
+pub(crate) struct MemtableOwner;
+
+impl Actor for MemtableOwner {
+    type Msg = Msg;
+    type State = State;
+    type Arguments = Arc<Shared>;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<Msg>,
+        shared: Arc<Shared>,
+    ) -> Result<State, ActorProcessingErr> {
+        myself.cast(Msg::Look)?;
+        let timer = send_after(shared.env(), tick(&shared), &myself, Msg::Tick);
+        Ok(State { shared, aging: None, timer, retry: None })
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<Msg>,
+        message: Msg,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        #[cfg(feature = "chaos")]
+        state.shared.chaos.strike(super::Component::MemtableOwner)?;
+        match message {
+            Msg::Look => {}
+            Msg::Seal => state.shared.commits.lease().await.want_seal(),
+            Msg::Tick => {
+                state.timer = send_after(state.shared.env(), tick(&state.shared), &myself, Msg::Tick);
+                if !is_too_old(state) {
+                    return Ok(());
+                }
+                state.shared.commits.lease().await.want_seal();
+            }
+        }
+        look(state, &myself).await;
+        Ok(())
+    }
+}
+
+/// Time between two looks at the age.
+fn tick(shared: &Shared) -> Duration {
+    Duration::from_secs(shared.config.memtable.wal_age_trigger_sec) / 8
+}
+
+/// Whether the active memtable has held something for as long as it may.
+fn is_too_old(state: &mut State) -> bool {
+    let view = state.shared.views.load();
+    let now = state.shared.now();
+    if view.active.is_empty() {
+        state.aging = None;
+        return false;
+    }
+    let segment = view.active.segment();
+    let since = match state.aging {
+        Some((aging, since)) if aging == segment => since,
+        _ => now,
+    };
+    state.aging = Some((segment, since));
+    let limit = Duration::from_secs(state.shared.config.memtable.wal_age_trigger_sec);
+    // A tick early rather than a tick late.
+    now.saturating_sub(since) + tick(&state.shared) >= limit
+}
+
+/// Prepares a segment if there is none, seals what is due, and rings the flusher if anything is sealed.
+async fn look(state: &mut State, myself: &ActorRef<Msg>) {
+    let shared = Arc::clone(&state.shared);
+    shared.commits.seal_heard();
+    state.retry = None;
+    if let Err(error) = prepare(&shared).await {
+        shared.health.failing(Trouble::Log, &error, shared.now());
+        state.retry = Some(send_after(shared.env(), RETRY_AFTER, myself, Msg::Look));
+    }
+    if !shared.views.load().sealed.is_empty() {
+        shared.routes.flusher.ring(flusher::Msg::Work);
+    }
+    shared.refresh_pressure();
+}
+
+/// Leaves the commit core with a prepared segment, and sealed if that was due.
+async fn prepare(shared: &Arc<Shared>) -> Result<()> {
+    loop {
+        let mut lease = shared.commits.lease().await;
+        lease.seal_if_due();
+        if !lease.needs_spare() {
+            return Ok(());
+        }
+        drop(lease);
+        let store = Arc::clone(&shared.store);
+        let spare = shared.env().on_disk(move || store.create_segment()).await?;
+        let mut lease = shared.commits.lease().await;
+        let unwanted = lease.install_spare(spare);
+        lease.seal_if_due();
+        drop(lease);
+        if let Some(unwanted) = unwanted {
+            let store = Arc::clone(&shared.store);
+            shared.env().on_disk(move || store.remove(&store.layout().wal(unwanted.id()))).await?;
+        }
+    }
+}

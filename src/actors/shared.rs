@@ -1,0 +1,201 @@
+//! What all components share: it outlives each of them, so whoever dies leaves nothing behind but this.
+
+use std::any::Any;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use tokio::sync::{Notify, oneshot, watch};
+
+use super::busy::BusyBoard;
+use super::health::HealthBoard;
+use super::manifest_keeper;
+use super::routes::Routes;
+use crate::commit::{Commits, Gate, Valve};
+use crate::config::ATLLConfig;
+use crate::env::Env;
+use crate::error::{Error, Result};
+use crate::jobs::Cancel;
+use crate::observe::EngineMetrics;
+use crate::policy::pressure::{Admitted, Backlog, admitted, pressure};
+use crate::snapshots::Snapshots;
+use crate::stats::{Pressure, Totals};
+use crate::storage::manifest::ManifestLog;
+use crate::storage::store::Store;
+use crate::storage::table::Table;
+use crate::types::{SeqNo, u64_of};
+use crate::version::{EditOp, Version};
+use crate::view::Views;
+
+/// Rate at which memtables are taken to drain before the first flush has been measured, in bytes per second.
+const FIRST_DRAIN: u64 = 64 << 20;
+
+/// What all components share.
+pub(crate) struct Shared {
+    pub(crate) config: ATLLConfig,
+    pub(crate) store: Arc<Store>,
+    pub(crate) views: Arc<Views>,
+    pub(crate) commits: Arc<Commits>,
+    pub(crate) gate: Gate,
+    pub(crate) snapshots: Snapshots,
+    pub(crate) routes: Arc<Routes>,
+    pub(crate) metrics: EngineMetrics,
+    pub(crate) totals: Totals,
+    pub(crate) health: HealthBoard,
+    pub(crate) busy: Arc<BusyBoard>,
+    /// The manifest; taken out while it is written, and not put back if what it holds is unknown: a new one is begun then.
+    pub(crate) manifest: Mutex<Option<ManifestLog>>,
+    /// Tables that no version names, until their last reader is gone.
+    pub(crate) garbage: Mutex<Vec<Garbage>>,
+    /// Told whenever something changed that somebody may wait for.
+    pub(crate) changed: Arc<Notify>,
+    pub(crate) cancel: Cancel,
+    /// Counts published versions.
+    pub(crate) generation: AtomicU64,
+    /// The generation for which the scheduler found nothing to do.
+    pub(crate) settled: AtomicU64,
+    /// Bytes that compaction has yet to move, as the scheduler saw it last.
+    pub(crate) debt: AtomicU64,
+    /// Measured rate at which memtables drain, in bytes per second.
+    pub(crate) drain: AtomicU64,
+    /// Held by the one flush that runs.
+    pub(crate) flushing: AtomicBool,
+    /// Flushes that failed, and the last error.
+    pub(crate) flush_failures: Mutex<(u64, Option<Error>)>,
+    /// Whether a sync is due soon for writes with [`Durability::Batch`](crate::Durability::Batch).
+    pub(crate) sync_due: AtomicBool,
+    pub(crate) pressure: watch::Sender<Pressure>,
+    #[cfg(feature = "chaos")]
+    pub(crate) chaos: super::chaos::Strikes,
+    /// Kept until the last component is gone: nobody else may open the directory before.
+    pub(crate) _lock: Box<dyn Any + Send + Sync>,
+}
+
+/// A table that died.
+#[derive(Debug)]
+pub(crate) struct Garbage {
+    pub(crate) path: PathBuf,
+    /// Readers that still hold it.
+    pub(crate) table: Weak<Table>,
+}
+
+/// Makes the operations of an edit out of the version that it applies to; `None` if there is nothing to change any more.
+pub(crate) type Change = Box<dyn FnOnce(&Version) -> Option<Vec<EditOp>> + Send>;
+
+impl Shared {
+    pub(crate) fn env(&self) -> &Env {
+        self.store.env()
+    }
+
+    pub(crate) fn now(&self) -> Duration {
+        self.env().clock.now()
+    }
+
+    /// What compaction reads old versions for, and flushes too.
+    pub(crate) fn live_snapshots(&self) -> Vec<SeqNo> {
+        self.snapshots.live()
+    }
+
+    /// Changes the version. `flushed`: what the change moves out of the memtables.
+    ///
+    /// Returns whether the change was made: `false` if it was found to be of no use.
+    ///
+    /// # Errors
+    /// Those of the file system: the change was not made. [`Error::Interrupted`]: it may have been.
+    pub(crate) async fn install(
+        &self,
+        change: Change,
+        flushed: Option<manifest_keeper::Flushed>,
+    ) -> Result<bool> {
+        let (reply, answer) = oneshot::channel();
+        let install = manifest_keeper::Msg::Install { change, flushed, reply };
+        let interrupted = Error::Interrupted { component: "manifest keeper" };
+        if self.routes.manifest_keeper.send(install).is_err() {
+            return Err(interrupted);
+        }
+        answer.await.unwrap_or(Err(interrupted))
+    }
+
+    /// Tells everyone who waits for a change.
+    pub(crate) fn notify(&self) {
+        self.changed.notify_waiters();
+    }
+
+    /// Measures the pressure anew and sets the gate.
+    pub(crate) fn refresh_pressure(&self) {
+        let view = self.views.load_full();
+        let backlog = Backlog {
+            memtable_bytes: u64_of(view.memtable_bytes()),
+            l0_runs: view.version().l0_runs().len(),
+            debt: self.debt.load(Ordering::Relaxed),
+        };
+        let found = pressure(&self.config, backlog);
+        let drain = self.drain.load(Ordering::Relaxed).max(1 << 20);
+        #[expect(clippy::cast_precision_loss, reason = "a rate needs no more than 52 bits")]
+        let valve = match admitted(found.value, drain as f64) {
+            Admitted::Free => Valve::Open,
+            Admitted::Rate(bytes_per_s) => Valve::Slow { bytes_per_s },
+            Admitted::Wait => Valve::Shut { cause: found.cause },
+        };
+        self.gate.set(valve);
+        let pressure = Pressure { value: found.value, cause: found.cause };
+        self.pressure.send_if_modified(|known| {
+            let changed = *known != pressure;
+            *known = pressure;
+            changed
+        });
+        self.show_gauges(&view);
+        self.notify();
+    }
+
+    fn show_gauges(&self, view: &crate::view::View) {
+        let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        self.metrics.memtable_bytes.set(gauge(view.memtable_bytes()));
+        self.metrics.sealed_memtables.set(gauge(view.sealed.len()));
+        self.metrics.l0_runs.set(gauge(view.version().l0_runs().len()));
+        #[expect(clippy::cast_possible_truncation, reason = "between 0 and 100")]
+        let percent = (self.pressure.borrow().value * 100.0) as i64;
+        self.metrics.pressure_percent.set(percent);
+    }
+
+    /// Takes a measured flush into the drain rate.
+    pub(crate) fn drained(&self, bytes: u64, took: Duration) {
+        let millis = u64::try_from(took.as_millis()).unwrap_or(u64::MAX).max(1);
+        let rate = bytes.saturating_mul(1000) / millis;
+        let known = self.drain.load(Ordering::Relaxed);
+        self.drain.store((known * 7 + rate * 3) / 10, Ordering::Relaxed);
+    }
+
+    pub(crate) fn first_drain() -> AtomicU64 {
+        AtomicU64::new(FIRST_DRAIN)
+    }
+
+    /// Whether no component has anything left to do.
+    pub(crate) fn is_idle(&self) -> bool {
+        let view = self.views.load();
+        view.sealed.is_empty()
+            && self.busy.len() == 0
+            && !self.flushing.load(Ordering::Acquire)
+            && self.settled.load(Ordering::Acquire) == self.generation.load(Ordering::Acquire)
+            && self.garbage().iter().all(|dead| dead.table.strong_count() > 0)
+    }
+
+    pub(crate) fn garbage(&self) -> MutexGuard<'_, Vec<Garbage>> {
+        self.garbage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn flush_failures(&self) -> MutexGuard<'_, (u64, Option<Error>)> {
+        self.flush_failures.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn manifest(&self) -> MutexGuard<'_, Option<ManifestLog>> {
+        self.manifest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("store", &self.store).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,188 @@
+//! Where a flush or compaction writes: tables in key order, cut into sections at guards and into files by size.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::config::Compression;
+use crate::cursor::{Cursor, Stop};
+use crate::error::{Error, Result};
+use crate::jobs::Cancel;
+use crate::jobs::retain::{Fate, Retain};
+use crate::storage::store::Store;
+use crate::storage::table_writer::TableWriter;
+use crate::types::{KeyRange, Level, ValueKind};
+use crate::version::{TableMeta, TableSlice};
+
+/// Size at which an output file is ended: small enough that a table dies soon after its slices do.
+const FILE_BYTES: u64 = 64 << 20;
+/// Entries between two looks at the cancel flag and the rate limit.
+const STRIDE: usize = 1024;
+
+/// How the outputs are to be written.
+#[derive(Clone, Debug)]
+pub(crate) struct OutputPlan {
+    pub(crate) level: Level,
+    pub(crate) compression: Compression,
+    /// Keys at which a section must end, ascending.
+    pub(crate) guards: Vec<Bytes>,
+    /// Bytes per second that may be written.
+    pub(crate) bytes_per_s: Option<u64>,
+}
+
+/// Tables in key order that together are one sorted run.
+#[derive(Debug, Default)]
+pub(crate) struct Outputs {
+    pub(crate) tables: Vec<Arc<TableMeta>>,
+}
+
+impl Outputs {
+    /// Slices that cover `range`: each table from its first key up to that of the next.
+    pub(crate) fn slices(&self, range: &KeyRange) -> Vec<TableSlice> {
+        let first_key = |table: &Arc<TableMeta>| {
+            table.sections.first().map(|section| section.min_key.clone()).unwrap_or_default()
+        };
+        let starts = self.tables.iter().enumerate().map(|(i, table)| {
+            if i == 0 { range.start.clone() } else { first_key(table) }
+        });
+        let ends = self.tables.iter().skip(1).map(|table| Some(first_key(table)));
+        let ranges = starts.zip(ends.chain([range.end.clone()]));
+        ranges
+            .zip(&self.tables)
+            .map(|((start, end), table)| TableSlice {
+                table: table.file,
+                range: KeyRange::new(start, end),
+            })
+            .collect()
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        self.tables.iter().map(|table| table.file_bytes).sum()
+    }
+}
+
+/// Writes what `retain` keeps of `cursor`. Blocks; `cursor` waits for the disk by itself.
+///
+/// # Errors
+/// Those of reading and writing, [`Error::Closed`] if cancelled. Nothing is left on disk then.
+pub(crate) fn write_tables(
+    store: &Store,
+    cursor: &mut impl Cursor,
+    retain: &mut Retain,
+    plan: OutputPlan,
+    cancel: &Cancel,
+) -> Result<Outputs> {
+    let mut run = OutputRun { store, plan, guard: 0, writer: None, done: Vec::new(), paced: 0 };
+    match run.fill(cursor, retain, cancel) {
+        Ok(()) => Ok(Outputs { tables: run.done }),
+        Err(error) => {
+            run.abandon();
+            Err(error)
+        }
+    }
+}
+
+struct OutputRun<'a> {
+    store: &'a Store,
+    plan: OutputPlan,
+    /// Number of the first guard above the last key.
+    guard: usize,
+    writer: Option<TableWriter>,
+    done: Vec<Arc<TableMeta>>,
+    /// Bytes that the rate limit has seen.
+    paced: u64,
+}
+
+impl OutputRun<'_> {
+    fn fill(
+        &mut self,
+        cursor: &mut impl Cursor,
+        retain: &mut Retain,
+        cancel: &Cancel,
+    ) -> Result<()> {
+        waiting(cursor.rewind())?;
+        let mut entries = 0_usize;
+        let mut last_key = Vec::new();
+        while let Some(entry) = cursor.entry() {
+            if entries.is_multiple_of(STRIDE) {
+                cancel.check()?;
+                self.pace();
+            }
+            entries += 1;
+            if let Fate::Keep(kind) = retain.judge(entry) {
+                if last_key != entry.key {
+                    self.pass_guards(entry.key)?;
+                    self.roll()?;
+                    last_key.clear();
+                    last_key.extend_from_slice(entry.key);
+                }
+                let value = if kind == ValueKind::Delete { Bytes::new() } else { cursor.value() };
+                self.writer()?.add(entry.key, entry.seq, kind, &value)?;
+            }
+            waiting(cursor.advance())?;
+        }
+        self.finish_table()
+    }
+
+    fn writer(&mut self) -> Result<&mut TableWriter> {
+        match &mut self.writer {
+            Some(writer) => Ok(writer),
+            none => Ok(none.insert(self.store.create_table(self.plan.level, self.plan.compression)?)),
+        }
+    }
+
+    /// Ends the section if a guard lies between the last key and this one.
+    fn pass_guards(&mut self, key: &[u8]) -> Result<()> {
+        let from = self.guard;
+        let passed = |guard: &&Bytes| guard[..] <= *key;
+        self.guard += self.plan.guards.get(from..).unwrap_or_default().iter().take_while(passed).count();
+        match &mut self.writer {
+            Some(writer) if self.guard > from => writer.cut(),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Ends the file if it is large enough. Only between keys: versions of a key stay together.
+    fn roll(&mut self) -> Result<()> {
+        let full = self.writer.as_ref().is_some_and(|w| w.bytes_written() >= FILE_BYTES);
+        if full { self.finish_table() } else { Ok(()) }
+    }
+
+    fn finish_table(&mut self) -> Result<()> {
+        if let Some(writer) = self.writer.take() {
+            self.done.push(Arc::new(writer.finish()?));
+        }
+        Ok(())
+    }
+
+    /// Waits until the bytes written since the last call fit the rate limit.
+    fn pace(&mut self) {
+        let Some(rate) = self.plan.bytes_per_s else { return };
+        let open = self.writer.as_ref().map_or(0, TableWriter::bytes_written);
+        let total = open + self.done.iter().map(|table| table.file_bytes).sum::<u64>();
+        let fresh = total.saturating_sub(self.paced);
+        self.paced = total;
+        self.store.env().pause(std::time::Duration::from_micros(fresh * 1_000_000 / rate));
+    }
+
+    fn abandon(&mut self) {
+        if let Some(writer) = self.writer.take() {
+            writer.abandon();
+        }
+        for table in &self.done {
+            let path = self.store.layout().table(table.file);
+            if let Err(error) = self.store.remove(&path) {
+                tracing::debug!(%error, "left an orphan table behind");
+            }
+        }
+    }
+}
+
+/// A cursor that waits for the disk by itself is never blocked.
+pub(crate) fn waiting<T>(step: Result<T, Stop>) -> Result<T> {
+    match step {
+        Ok(done) => Ok(done),
+        Err(Stop::Failed(error)) => Err(error),
+        Err(Stop::Blocked(_)) => Err(Error::Interrupted { component: "waiting cursor" }),
+    }
+}

@@ -1,0 +1,386 @@
+//! From files to a consistent state: the manifest, then the log, in the order in which they were written.
+//!
+//! 1. Take the lock. 2. Replay the manifest that `CURRENT` names. 3. Check that every table it names is there.
+//! 4. Follow the log from its newest segment back to the floor; replay it from there on, each segment into a memtable of its own.
+//! 5. Sync what was replayed: what recovery shows is final. 6. Begin a new manifest and a new segment. 7. Remove orphans.
+//!
+//! Invariant: nothing found is ever appended to, and nothing is removed before the new state is durable.
+
+use std::any::Any;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::io::ErrorKind;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::config::{ATLLConfig, RecoveryMode};
+use crate::env::Env;
+use crate::error::{Error, IoContext, Result};
+use crate::format::wal::{Frame, HEADER_LEN, Previous, SegmentHeader};
+use crate::memtable::Memtable;
+use crate::observe::{VizEvent, WalKind};
+use crate::storage::layout::{FileKind, Found, Layout};
+use crate::storage::log_segment::{LogSegment, Opening, Scan, SegmentReader, Tail};
+use crate::storage::manifest::{ManifestLog, read_current};
+use crate::storage::store::Store;
+use crate::types::{FileId, SeqNo, u64_of};
+use crate::version::Version;
+
+/// What opening a database found and did.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct RecoveryReport {
+    /// Whether there was no database before.
+    pub created: bool,
+    /// Tables that the manifest names.
+    pub tables: usize,
+    /// Records of the manifest that were replayed.
+    pub manifest_edits: u64,
+    /// Bytes of a manifest record that was torn, and so never acknowledged.
+    pub manifest_torn_bytes: u64,
+    /// Log segments that were replayed.
+    pub segments: usize,
+    /// Commit groups that were replayed.
+    pub groups: u64,
+    /// Operations that were replayed into memtables.
+    pub operations: u64,
+    /// Offset and file of a torn log tail that was cut, if there was one.
+    pub torn_tail: Option<(PathBuf, u64)>,
+    /// Damage that [`RecoveryMode::SalvagePrefix`] was asked to step over: everything logged after it is dropped.
+    pub salvaged: Option<String>,
+    /// Log segments behind the end of the log whose writes are dropped: none of them was known to be on disk.
+    pub segments_dropped: usize,
+    /// Files that nothing named and that were removed.
+    pub orphans_removed: usize,
+    /// The last write that is there.
+    pub last_seq: SeqNo,
+    /// How long it all took.
+    pub took: Duration,
+}
+
+impl fmt::Display for RecoveryReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} tables, {} log segments with {} operations, last write {}, {} orphans removed, {:?}",
+            self.tables,
+            self.segments,
+            self.operations,
+            self.last_seq,
+            self.orphans_removed,
+            self.took
+        )?;
+        if let Some((path, offset)) = &self.torn_tail {
+            write!(f, "; torn tail cut at byte {offset} of {}", path.display())?;
+        }
+        match &self.salvaged {
+            Some(damage) => write!(f, "; salvaged what came before: {damage}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A database brought back, ready to be served.
+pub(crate) struct Recovered {
+    /// The lock of the directory; held as long as the engine lives.
+    pub(crate) lock: Box<dyn Any + Send + Sync>,
+    pub(crate) store: Arc<Store>,
+    pub(crate) version: Version,
+    pub(crate) manifest: ManifestLog,
+    /// Not flushed yet, newest first.
+    pub(crate) memtables: Vec<Arc<Memtable>>,
+    /// Begun and durable.
+    pub(crate) segment: LogSegment,
+    pub(crate) report: RecoveryReport,
+}
+
+/// Opens the directory. Blocks for as long as the log is long.
+///
+/// # Errors
+/// [`Error::Locked`], [`Error::Corrupt`] for damage that is no torn tail, else those of the file system.
+pub(crate) fn recover(env: &Env, config: &ATLLConfig) -> Result<Recovered> {
+    let start = env.clock.now();
+    let layout = Layout::new(&config.data_dir);
+    layout.create(&*env.fs)?;
+    let lock = take_lock(env, &layout)?;
+    let mut report = RecoveryReport::default();
+    let found = read_current(&*env.fs, &layout, config.max_levels)?;
+    report.created = found.is_none();
+    let mut version = match found {
+        Some((_, version, manifest)) => {
+            report.manifest_edits = manifest.edits;
+            report.manifest_torn_bytes = manifest.torn_bytes;
+            version
+        }
+        None => Version::empty(config.max_levels),
+    };
+    report.tables = version.tables.len();
+    check_tables(env, &layout, &version)?;
+    let mut log = LogReplay::new(env, &layout, config, &version);
+    let previous = log.replay(&mut report)?;
+    report.last_seq = SeqNo(log.expected.0.saturating_sub(1));
+    let (memtables, replayed) = (log.memtables, log.replayed);
+
+    let next_file = version.next_file.max(layout.unused_id(&*env.fs)?);
+    let store = Arc::new(Store::new(env.clone(), config, next_file));
+    let segment = store.create_segment()?;
+    // Segments in front of the first that is needed do not count any more; the others are links of the log.
+    version.log_floor = memtables.first().map_or(segment.id(), |memtable| memtable.segment());
+    let manifest = ManifestLog::create(&*env.fs, &layout, store.new_id(), &version)?;
+    segment.write_header(previous)?;
+    segment.sync()?;
+    store.segment_begun(segment.id());
+    let named = named_files(&version, &manifest, &replayed, segment.id());
+    report.orphans_removed = remove_orphans(&store, &named)?;
+    report.took = env.clock.now().saturating_sub(start);
+    tracing::info!(dir = %config.data_dir.display(), seed = config.seed, %report, "opened");
+    let memtables = memtables.into_iter().rev().collect();
+    Ok(Recovered { lock, store, version, manifest, memtables, segment, report })
+}
+
+fn take_lock(env: &Env, layout: &Layout) -> Result<Box<dyn Any + Send + Sync>> {
+    let path = layout.lock();
+    match env.fs.lock(&path) {
+        Err(error) if error.kind() == ErrorKind::WouldBlock => {
+            Err(Error::Locked { path: layout.dir().to_owned() })
+        }
+        lock => lock.at("lock", &path),
+    }
+}
+
+/// Every table that the manifest names is there and has its size. Reads no table.
+fn check_tables(env: &Env, layout: &Layout, version: &Version) -> Result<()> {
+    let files = layout.list(&*env.fs, FileKind::Table)?;
+    let sizes: BTreeMap<_, _> =
+        files.into_iter().filter(|file| !file.temporary).map(|file| (file.path, file.bytes)).collect();
+    for (id, table) in &version.tables {
+        let path = layout.table(*id);
+        match sizes.get(&path) {
+            None => return Err(Error::corrupt(&path, 0, "a table that the manifest names")),
+            Some(size) if *size != table.file_bytes => {
+                let end = *size.min(&table.file_bytes);
+                return Err(Error::corrupt(&path, end, "a table of the size in the manifest"));
+            }
+            Some(_) => {}
+        }
+    }
+    Ok(())
+}
+
+/// Paths that the new state names.
+fn named_files(
+    version: &Version,
+    manifest: &ManifestLog,
+    replayed: &[FileId],
+    segment: FileId,
+) -> BTreeSet<(FileKind, FileId)> {
+    let tables = version.live_tables().map(|id| (FileKind::Table, id));
+    let segments = replayed.iter().filter(|id| **id >= version.log_floor);
+    let segments = segments.map(|id| (FileKind::Wal, *id));
+    let new = [(FileKind::Manifest, manifest.id()), (FileKind::Wal, segment)];
+    tables.chain(segments).chain(new).collect()
+}
+
+fn remove_orphans(store: &Store, named: &BTreeSet<(FileKind, FileId)>) -> Result<usize> {
+    let mut removed = 0;
+    for kind in FileKind::ALL {
+        let orphans = store.layout().list(&*store.env().fs, kind)?;
+        // A name that is not ours is not ours to remove.
+        let orphans = orphans.into_iter().filter(|file: &Found| {
+            file.id.is_some_and(|id| file.temporary || !named.contains(&(kind, id)))
+        });
+        for orphan in orphans {
+            store.remove(&orphan.path)?;
+            removed += 1;
+        }
+    }
+    Ok(removed)
+}
+
+/// One segment of the log, opened.
+struct Link {
+    header: SegmentHeader,
+    reader: SegmentReader,
+}
+
+struct LogReplay<'a> {
+    env: &'a Env,
+    layout: &'a Layout,
+    config: &'a ATLLConfig,
+    floor: FileId,
+    /// SeqNo that comes next.
+    expected: SeqNo,
+    /// Oldest first.
+    memtables: Vec<Arc<Memtable>>,
+    /// Every segment that is a link of the log, oldest first.
+    replayed: Vec<FileId>,
+}
+
+impl<'a> LogReplay<'a> {
+    fn new(env: &'a Env, layout: &'a Layout, config: &'a ATLLConfig, version: &Version) -> Self {
+        Self {
+            env,
+            layout,
+            config,
+            floor: version.log_floor,
+            expected: version.last_seq.plus(1),
+            memtables: Vec::new(),
+            replayed: Vec::new(),
+        }
+    }
+
+    /// Replays the log. Returns what the next segment has to say about its end.
+    fn replay(&mut self, report: &mut RecoveryReport) -> Result<Previous> {
+        let mut begun = self.open_segments()?;
+        let mut chain = Vec::new();
+        let mut dropped = Vec::new();
+        while let Some((_, link)) = begun.pop_last() {
+            let before = link.header.previous;
+            chain.push(link);
+            if before.segment < self.floor || before.segment == FileId(0) {
+                break;
+            }
+            // Segments between the two were begun and given up: the log does not go through them.
+            drop(begun.split_off(&FileId(before.segment.0 + 1)));
+            if !begun.contains_key(&before.segment) {
+                let missing = Error::corrupt(
+                    &self.layout.wal(before.segment),
+                    0,
+                    "a log segment that a later one follows",
+                );
+                self.judge_loss(missing, before.durable > 0, &mut chain, report)?;
+                dropped.append(&mut chain);
+            }
+        }
+        chain.reverse();
+        report.segments_dropped = dropped.len();
+        self.replay_chain(chain, report)
+    }
+
+    /// Opens every segment that was begun and may still matter.
+    fn open_segments(&self) -> Result<BTreeMap<FileId, Link>> {
+        let mut begun = BTreeMap::new();
+        for file in self.layout.list(&*self.env.fs, FileKind::Wal)? {
+            let Some(id) = file.id.filter(|id| *id >= self.floor && !file.temporary) else { continue };
+            let mut reader = SegmentReader::open(&*self.env.fs, file.path, id)?;
+            match reader.opening()? {
+                Opening::Begun(header) => drop(begun.insert(id, Link { header, reader })),
+                Opening::Unused | Opening::Torn => {}
+            }
+        }
+        Ok(begun)
+    }
+
+    fn replay_chain(&mut self, chain: Vec<Link>, report: &mut RecoveryReport) -> Result<Previous> {
+        let mut links = chain.into_iter().peekable();
+        let mut previous = Previous::default();
+        while let Some(mut link) = links.next() {
+            let after = links.peek().map(|next| next.header.previous);
+            let limit = after.map_or(u64::MAX, |after| after.end);
+            let scan = self.replay_segment(&mut link, limit, report)?;
+            let end = scan.end;
+            previous = Previous { segment: link.header.segment, end, durable: end };
+            let known = scan.durable.max(after.map_or(0, |after| after.durable));
+            let whole = scan.tail == Tail::Clean && after.is_none_or(|after| end >= after.end);
+            if whole && known <= end {
+                continue;
+            }
+            let damage = Error::corrupt(link.reader.path(), end, "a whole commit group");
+            let lost = known > end || scan.tail == Tail::DurableBeyond;
+            let next_follows = !lost && self.next_follows(links.peek_mut())?;
+            if next_follows {
+                continue; // what is missing here was logged again at the front of the next segment
+            }
+            let mut rest: Vec<Link> = links.collect();
+            self.judge_loss(damage, lost, &mut rest, report)?;
+            report.segments_dropped += rest.len();
+            if scan.tail != Tail::Clean || limit > end {
+                report.torn_tail = Some((link.reader.path().to_owned(), end));
+            }
+            return Ok(previous);
+        }
+        Ok(previous)
+    }
+
+    /// Whether the first group of the next segment comes right behind what was replayed, or before.
+    fn next_follows(&self, next: Option<&mut Link>) -> Result<bool> {
+        let Some(next) = next else { return Ok(false) };
+        let mut follows = false;
+        next.reader.scan(u64::MAX, |frame| {
+            follows = frame.base_seq <= self.expected;
+            false
+        })?;
+        Ok(follows)
+    }
+
+    /// Part of the log is gone, and `later` with it. An error if any of that was known to be on disk.
+    fn judge_loss(
+        &self,
+        damage: Error,
+        mut durable: bool,
+        later: &mut [Link],
+        report: &mut RecoveryReport,
+    ) -> Result<()> {
+        for link in later {
+            // A sync of a segment comes after that of all before it.
+            let scan = link.reader.scan(u64::MAX, |_| true)?;
+            durable |= scan.durable > u64_of(HEADER_LEN);
+        }
+        if !durable {
+            return Ok(());
+        }
+        match self.config.recovery {
+            RecoveryMode::Strict => Err(damage),
+            RecoveryMode::SalvagePrefix => {
+                tracing::error!(%damage, "salvaging what was logged before");
+                report.salvaged = Some(damage.to_string());
+                Ok(())
+            }
+        }
+    }
+
+    fn replay_segment(
+        &mut self,
+        link: &mut Link,
+        limit: u64,
+        report: &mut RecoveryReport,
+    ) -> Result<Scan> {
+        let segment = link.header.segment;
+        let memtable = Memtable::new(segment, self.env.clock.now());
+        let scan = link.reader.scan(limit, |frame| {
+            let follows = frame.base_seq <= self.expected;
+            if follows {
+                report.groups += 1;
+                report.operations += self.apply(frame, &memtable);
+            }
+            follows
+        })?;
+        report.segments += 1;
+        self.replayed.push(segment);
+        if !memtable.is_empty() {
+            let path = link.reader.path();
+            self.env.fs.sync_file(path).at("sync", path)?;
+            self.memtables.push(Arc::new(memtable));
+        }
+        let node = self.config.node_id;
+        self.env.meter.emit(VizEvent::Wal { node, segment, kind: WalKind::Replayed });
+        Ok(scan)
+    }
+
+    /// Inserts what is new in a group; returns how many operations that are.
+    fn apply(&mut self, frame: Frame, memtable: &Memtable) -> u64 {
+        let mut seq = frame.base_seq;
+        let mut fresh = 0;
+        for op in frame.ops {
+            if seq >= self.expected {
+                memtable.insert(seq, op);
+                self.expected = seq.plus(1);
+                fresh += 1;
+            }
+            seq = seq.plus(1);
+        }
+        fresh
+    }
+}

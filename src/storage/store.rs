@@ -1,0 +1,142 @@
+//! The files of one open database: where they lie, which number comes next, how tables of it are written and read.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::config::{ATLLConfig, Compression};
+use crate::env::Env;
+use crate::error::{IoContext, Result};
+use crate::observe::{BuildMetrics, ReadMetrics, VizEvent, WalKind};
+use crate::storage::cache::BlockCache;
+use crate::storage::layout::Layout;
+use crate::storage::log_segment::LogSegment;
+use crate::storage::table::Table;
+use crate::storage::table_writer::{TableOptions, TableWriter};
+use crate::types::{FileId, Level, u64_of};
+use crate::version::{RunId, TableMeta};
+
+/// Room that a segment gets beyond the size at which its memtable is sealed: the last group may reach over it.
+const SEGMENT_SLACK: u64 = 1 << 20;
+
+/// Files of one open database. Thread-safe; shared by everyone.
+pub(crate) struct Store {
+    env: Env,
+    layout: Layout,
+    node: u32,
+    /// Number that the next file, or run, gets.
+    next_file: AtomicU64,
+    segment_room: u64,
+    block_size: usize,
+    restart_interval: usize,
+    bloom_bits_per_key: usize,
+    cache: Arc<BlockCache>,
+    build_metrics: Arc<BuildMetrics>,
+    read_metrics: Arc<ReadMetrics>,
+}
+
+impl Store {
+    /// `next_file`: above the number of every file that ever was.
+    pub(crate) fn new(env: Env, config: &ATLLConfig, next_file: FileId) -> Self {
+        let room = u64_of(config.memtable.flush_trigger_bytes) + SEGMENT_SLACK;
+        Self {
+            layout: Layout::new(&config.data_dir),
+            node: config.node_id,
+            next_file: AtomicU64::new(next_file.0),
+            segment_room: if config.wal.segment_preallocate { room } else { 0 },
+            block_size: config.block_size,
+            restart_interval: config.restart_interval,
+            bloom_bits_per_key: config.filters.bloom_bits_per_key,
+            cache: Arc::new(BlockCache::new(config.resources.block_cache_mib << 20)),
+            build_metrics: BuildMetrics::new(&*env.meter),
+            read_metrics: ReadMetrics::new(&*env.meter),
+            env,
+        }
+    }
+
+    pub(crate) fn env(&self) -> &Env {
+        &self.env
+    }
+
+    pub(crate) fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    pub(crate) fn node(&self) -> u32 {
+        self.node
+    }
+
+    pub(crate) fn cache(&self) -> &Arc<BlockCache> {
+        &self.cache
+    }
+
+    /// A number that nothing has had.
+    pub(crate) fn new_id(&self) -> FileId {
+        FileId(self.next_file.fetch_add(1, Ordering::AcqRel))
+    }
+
+    pub(crate) fn new_run_id(&self) -> RunId {
+        RunId(self.new_id().0)
+    }
+
+    /// Above every number handed out so far: goes into each edit, so that a restart does not hand one out twice.
+    pub(crate) fn next_file(&self) -> FileId {
+        FileId(self.next_file.load(Ordering::Acquire))
+    }
+
+    /// Prepares a log segment. Blocks.
+    pub(crate) fn create_segment(&self) -> Result<LogSegment> {
+        let id = self.new_id();
+        LogSegment::create(&*self.env.fs, self.layout.wal(id), id, self.segment_room)
+    }
+
+    /// A segment was begun: tells the outside.
+    pub(crate) fn segment_begun(&self, segment: FileId) {
+        self.emit(VizEvent::Wal { node: self.node, segment, kind: WalKind::Begun });
+    }
+
+    pub(crate) fn emit(&self, event: VizEvent) {
+        self.env.meter.emit(event);
+    }
+
+    /// The reader of a table. No I/O.
+    pub(crate) fn table(&self, meta: &Arc<TableMeta>) -> Arc<Table> {
+        Table::new(
+            Arc::clone(&self.env.fs),
+            self.layout.table(meta.file),
+            Arc::clone(meta),
+            Arc::clone(&self.cache),
+            Arc::clone(&self.read_metrics),
+        )
+    }
+
+    /// Begins a new table. Blocks, like everything that writes to it.
+    pub(crate) fn create_table(&self, level: Level, compression: Compression) -> Result<TableWriter> {
+        let file = self.new_id();
+        let options = TableOptions {
+            file,
+            level,
+            block_size: self.block_size,
+            restart_interval: self.restart_interval,
+            compression,
+            bloom_bits_per_key: self.bloom_bits_per_key,
+            created_s: self.env.clock.wall_ms() / 1000,
+        };
+        let path = self.layout.table(file);
+        TableWriter::create(&self.env.fs, &path, options, &self.build_metrics)
+    }
+
+    /// Removes a file that nothing names any more. Blocks.
+    pub(crate) fn remove(&self, path: &PathBuf) -> Result<()> {
+        match self.env.fs.remove(path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            removed => removed.at("remove", path),
+        }
+    }
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store").field("layout", &self.layout).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,394 @@
+//! What readers read: the memtables and the tables of one instant, immutable, published by one atomic swap.
+//!
+//! A read loads the View first and the visible SeqNo second. The View pins memtables and tables, so nothing that the SeqNo needs
+//! can go away in between; writes that landed in a newer memtable meanwhile are missed as a whole.
+//!
+//! Invariant: newest first, for each key: active memtable, sealed ones, runs of L0, then one slot a level, its runs in order.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arc_swap::{ArcSwap, Guard};
+
+use crate::concat::{Concat, Parts};
+use crate::cursor::{Cursor, EntryRef, Stop};
+use crate::memtable::{Found, Memtable, MemtableCursor};
+use crate::merge::Merge;
+use crate::policy::SlotCounters;
+use crate::storage::store::Store;
+use crate::storage::table::{Access, Fetch, Table, hash_key};
+use crate::storage::table_cursor::TableCursor;
+use crate::types::{Direction, FileId, KeyRange, Level, SeqNo, SlotId};
+use crate::version::{LevelState, Run, Version};
+
+/// Memtables and tables of one instant.
+#[derive(Clone, Debug)]
+pub(crate) struct View {
+    pub(crate) active: Arc<Memtable>,
+    /// Newest first.
+    pub(crate) sealed: Vec<Arc<Memtable>>,
+    pub(crate) tree: Arc<Tree>,
+}
+
+impl View {
+    pub(crate) fn version(&self) -> &Arc<Version> {
+        &self.tree.version
+    }
+
+    /// Seals the active memtable, unless it is empty, and puts `fresh` in its place.
+    pub(crate) fn with_active(&self, fresh: Arc<Memtable>) -> Self {
+        let mut sealed = self.sealed.clone();
+        if !self.active.is_empty() {
+            sealed.insert(0, Arc::clone(&self.active));
+        }
+        Self { active: fresh, sealed, tree: Arc::clone(&self.tree) }
+    }
+
+    /// Puts `tree` in place; memtables whose segment is below its log floor are in its tables.
+    pub(crate) fn with_tree(&self, tree: Arc<Tree>) -> Self {
+        let floor = tree.version.log_floor;
+        let unflushed = self.sealed.iter().filter(|memtable| memtable.segment() >= floor);
+        Self { active: Arc::clone(&self.active), sealed: unflushed.cloned().collect(), tree }
+    }
+
+    /// Bytes of all memtables.
+    pub(crate) fn memtable_bytes(&self) -> usize {
+        self.active.bytes() + self.sealed.iter().map(|memtable| memtable.bytes()).sum::<usize>()
+    }
+}
+
+/// The published View.
+#[derive(Debug)]
+pub(crate) struct Views {
+    current: ArcSwap<View>,
+}
+
+impl Views {
+    pub(crate) fn new(view: View) -> Self {
+        Self { current: ArcSwap::from_pointee(view) }
+    }
+
+    /// The current View, for a look. Do not hold it across an await.
+    pub(crate) fn load(&self) -> Guard<Arc<View>> {
+        self.current.load()
+    }
+
+    /// The current View, to keep.
+    pub(crate) fn load_full(&self) -> Arc<View> {
+        self.current.load_full()
+    }
+
+    /// Publishes what `change` makes of the current View; called again if another change came first.
+    pub(crate) fn update(&self, change: impl Fn(&View) -> View) {
+        self.current.rcu(|view| change(view));
+    }
+}
+
+/// A [`Version`] with its tables open and its slots resolved for reading.
+#[derive(Debug)]
+pub(crate) struct Tree {
+    pub(crate) version: Arc<Version>,
+    l0: Vec<RunView>,
+    /// L1 and deeper, down to the last level that holds data.
+    levels: Vec<Arc<[SlotView]>>,
+    tables: BTreeMap<FileId, Arc<Table>>,
+    counters: BTreeMap<SlotId, Arc<SlotCounters>>,
+}
+
+#[derive(Clone, Debug)]
+struct SlotView {
+    range: KeyRange,
+    /// Newest first.
+    runs: Vec<RunView>,
+    counters: Arc<SlotCounters>,
+}
+
+/// Slices of a run in key order, each with its table.
+#[derive(Clone, Debug)]
+struct RunView {
+    slices: Arc<[(KeyRange, Arc<Table>)]>,
+}
+
+impl Tree {
+    /// Resolves `version`. Tables and counters that `before` has are shared with it. No I/O.
+    pub(crate) fn new(version: Arc<Version>, before: Option<&Self>, store: &Store) -> Self {
+        let known = before.map(|tree| &tree.tables);
+        let tables: BTreeMap<_, _> = version
+            .tables
+            .iter()
+            .map(|(id, meta)| {
+                let open = known.and_then(|tables| tables.get(id)).cloned();
+                (*id, open.unwrap_or_else(|| store.table(meta)))
+            })
+            .collect();
+        let mut counters = BTreeMap::new();
+        let mut levels = Vec::new();
+        for (level, state) in version.numbered().skip(1) {
+            levels.push(resolve_level(level, state, (&tables, before, &mut counters)));
+        }
+        let used = levels.iter().rposition(|slots| slots.iter().any(|slot| !slot.runs.is_empty()));
+        levels.truncate(used.map_or(0, |last| last + 1));
+        let l0 = version.l0_runs().iter().map(|run| RunView::new(run, &tables)).collect();
+        Self { version, l0, levels, tables, counters }
+    }
+
+    pub(crate) fn tables(&self) -> &BTreeMap<FileId, Arc<Table>> {
+        &self.tables
+    }
+
+    /// Read counters by slot, for the scheduler.
+    pub(crate) fn counters(&self) -> &BTreeMap<SlotId, Arc<SlotCounters>> {
+        &self.counters
+    }
+
+    /// A cursor over one run of `version`, for compaction: waits for the disk and leaves the cache alone.
+    pub(crate) fn compaction_cursor(&self, run: &Run) -> impl Cursor + use<> {
+        let run = RunView::new(run, &self.tables);
+        let walk = Walk { direction: Direction::Forward, access: Access::Wait, fill_cache: false };
+        run.cursor(&KeyRange::all(), walk)
+    }
+
+    /// Runs that may hold `key`, newest first, each with the slot it is in.
+    fn runs_of<'a>(
+        &'a self,
+        key: &'a [u8],
+    ) -> impl Iterator<Item = (&'a RunView, Option<&'a SlotView>)> {
+        let deeper = self.levels.iter().flat_map(move |slots| {
+            let slot = slots.get(slot_of(slots, key));
+            slot.into_iter().flat_map(|slot| slot.runs.iter().map(move |run| (run, Some(slot))))
+        });
+        self.l0.iter().map(|run| (run, None)).chain(deeper)
+    }
+}
+
+type Resolving<'a> = (
+    &'a BTreeMap<FileId, Arc<Table>>,
+    Option<&'a Tree>,
+    &'a mut BTreeMap<SlotId, Arc<SlotCounters>>,
+);
+
+fn resolve_level(
+    level: Level,
+    state: &LevelState,
+    (tables, before, counters): Resolving<'_>,
+) -> Arc<[SlotView]> {
+    let resolve = |(range, slot): (KeyRange, &Arc<crate::version::Slot>)| {
+        let id = SlotId { level, start: slot.start.clone() };
+        let known = before.and_then(|tree| tree.counters.get(&id)).cloned();
+        let counter = known.unwrap_or_default();
+        counters.insert(id, Arc::clone(&counter));
+        let runs = slot.runs.iter().map(|run| RunView::new(run, tables)).collect();
+        SlotView { range, runs, counters: counter }
+    };
+    state.ranged().map(resolve).collect()
+}
+
+/// Number of the slot that holds `key`.
+fn slot_of(slots: &[SlotView], key: &[u8]) -> usize {
+    slots.partition_point(|slot| slot.range.start[..] <= *key).saturating_sub(1)
+}
+
+/// How a cursor walks.
+#[derive(Clone, Copy, Debug)]
+struct Walk {
+    direction: Direction,
+    access: Access,
+    fill_cache: bool,
+}
+
+impl RunView {
+    fn new(run: &Run, tables: &BTreeMap<FileId, Arc<Table>>) -> Self {
+        let slices = run.slices.iter();
+        let open = slices.filter_map(|slice| {
+            Some((slice.range.clone(), Arc::clone(tables.get(&slice.table)?)))
+        });
+        Self { slices: open.collect() }
+    }
+
+    /// The table that holds `key` if this run does.
+    fn table_of(&self, key: &[u8]) -> Option<&Arc<Table>> {
+        let behind = self.slices.partition_point(|(range, _)| range.start[..] <= *key);
+        let (range, table) = self.slices.get(behind.checked_sub(1)?)?;
+        range.is_before_end(key).then_some(table)
+    }
+
+    fn cursor(&self, range: &KeyRange, walk: Walk) -> RunCursor {
+        let slices = self.slices.iter();
+        let clipped = slices.filter_map(|(slice, table)| {
+            let part = slice.intersection(range);
+            (!part.is_empty()).then(|| (part, Arc::clone(table)))
+        });
+        Concat::new(Slices { slices: clipped.collect(), walk }, walk.direction)
+    }
+}
+
+type RunCursor = Concat<Slices>;
+
+struct Slices {
+    slices: Vec<(KeyRange, Arc<Table>)>,
+    walk: Walk,
+}
+
+impl Parts for Slices {
+    type Cursor = TableCursor;
+
+    fn len(&self) -> usize {
+        self.slices.len()
+    }
+
+    fn part_of(&self, key: &[u8]) -> usize {
+        self.slices.partition_point(|(range, _)| range.start[..] <= *key).saturating_sub(1)
+    }
+
+    fn open(&self, part: usize) -> TableCursor {
+        let (range, table) = &self.slices[part];
+        let Walk { direction, access, fill_cache } = self.walk;
+        TableCursor::new(Arc::clone(table), range.clone(), direction, access, fill_cache)
+    }
+}
+
+/// Slots of a level that overlap a range.
+struct Slots {
+    slots: Arc<[SlotView]>,
+    within: std::ops::Range<usize>,
+    range: KeyRange,
+    walk: Walk,
+}
+
+impl Parts for Slots {
+    type Cursor = Merge<RunCursor>;
+
+    fn len(&self) -> usize {
+        self.within.len()
+    }
+
+    fn part_of(&self, key: &[u8]) -> usize {
+        let slot = slot_of(&self.slots, key);
+        slot.clamp(self.within.start, self.within.end.saturating_sub(1).max(self.within.start))
+            - self.within.start
+    }
+
+    fn open(&self, part: usize) -> Merge<RunCursor> {
+        let slot = &self.slots[self.within.start + part];
+        slot.counters.record_seek();
+        let runs = slot.runs.iter().map(|run| run.cursor(&self.range, self.walk)).collect();
+        Merge::new(runs, self.walk.direction)
+    }
+}
+
+/// One of the sources that a scan merges.
+pub(crate) enum Source {
+    /// A memtable.
+    Memtable(MemtableCursor),
+    /// A run of L0.
+    Run(Box<Concat<Slices>>),
+    /// All slots of a deeper level.
+    Level(Box<Concat<Slots>>),
+}
+
+/// Hands each call to whichever source it is.
+macro_rules! each {
+    ($self:ident, $source:ident => $call:expr) => {
+        match $self {
+            Self::Memtable($source) => $call,
+            Self::Run($source) => $call,
+            Self::Level($source) => $call,
+        }
+    };
+}
+
+impl Cursor for Source {
+    fn rewind(&mut self) -> Result<(), Stop> {
+        each!(self, source => source.rewind())
+    }
+
+    fn seek(&mut self, key: &[u8]) -> Result<(), Stop> {
+        each!(self, source => source.seek(key))
+    }
+
+    fn advance(&mut self) -> Result<(), Stop> {
+        each!(self, source => source.advance())
+    }
+
+    fn entry(&self) -> Option<EntryRef<'_>> {
+        each!(self, source => source.entry())
+    }
+
+    fn value(&self) -> bytes::Bytes {
+        each!(self, source => source.value())
+    }
+}
+
+impl View {
+    /// Everything in the View, merged; entries outside of `range` may come too, at its ends.
+    pub(crate) fn cursor(&self, range: &KeyRange, direction: Direction) -> Merge<Source> {
+        let walk = Walk { direction, access: Access::Try, fill_cache: true };
+        let memtables = std::iter::once(&self.active).chain(&self.sealed);
+        let mut sources: Vec<Source> = memtables
+            .filter(|memtable| !memtable.is_empty())
+            .map(|memtable| Source::Memtable(MemtableCursor::new(Arc::clone(memtable), direction)))
+            .collect();
+        let l0 = self.tree.l0.iter().map(|run| run.cursor(range, walk));
+        sources.extend(l0.map(|run| Source::Run(Box::new(run))));
+        for slots in &self.tree.levels {
+            let start = slot_of(slots, &range.start);
+            let end = slots.partition_point(|slot| range.is_before_end(&slot.range.start));
+            let slots = Slots {
+                slots: Arc::clone(slots),
+                within: start..end.max(start),
+                range: range.clone(),
+                walk,
+            };
+            sources.push(Source::Level(Box::new(Concat::new(slots, direction))));
+        }
+        Merge::new(sources, direction)
+    }
+}
+
+/// A point read on its way: goes on where it was stopped.
+#[derive(Debug)]
+pub(crate) struct Lookup<'k> {
+    key: &'k [u8],
+    snapshot: SeqNo,
+    fetch: Fetch,
+    /// Hash of the key for the filters, once a table is asked.
+    hash: Option<u64>,
+    /// Runs that were asked and do not have the key.
+    done: usize,
+}
+
+impl<'k> Lookup<'k> {
+    pub(crate) fn new(key: &'k [u8], snapshot: SeqNo) -> Self {
+        Self { key, snapshot, fetch: Fetch::new(Access::Try, true), hash: None, done: 0 }
+    }
+
+    /// The newest version up to the snapshot. REQUIRES: the same View each time.
+    pub(crate) fn run(&mut self, view: &View) -> Result<Option<Found>, Stop> {
+        if self.done == 0 {
+            let memtables = std::iter::once(&view.active).chain(&view.sealed);
+            for memtable in memtables {
+                if let Some(found) = memtable.get(self.key, self.snapshot) {
+                    return Ok(Some(found));
+                }
+            }
+        }
+        self.ask_tables(&view.tree)
+    }
+
+    fn ask_tables(&mut self, tree: &Tree) -> Result<Option<Found>, Stop> {
+        let hash = *self.hash.get_or_insert_with(|| hash_key(self.key));
+        for (run, slot) in tree.runs_of(self.key).skip(self.done) {
+            if let Some(table) = run.table_of(self.key) {
+                let found = table.get(self.key, hash, self.snapshot, &mut self.fetch)?;
+                if let Some(slot) = slot {
+                    slot.counters.record_probe(found.is_some());
+                }
+                if found.is_some() {
+                    return Ok(found);
+                }
+            }
+            self.done += 1;
+        }
+        Ok(None)
+    }
+}
