@@ -32,7 +32,7 @@ pub(crate) fn encode_edit(edit: &VersionEdit) -> Result<Vec<u8>, Damage> {
 /// # Errors
 /// The bytes are not those of an edit.
 pub(crate) fn decode_edit(bytes: &[u8]) -> Result<VersionEdit, Damage> {
-    options().deserialize(bytes).map_err(|_| Damage { offset: 0, expected: "a version edit" })
+    options().deserialize(bytes).map_err(|_reason| Damage { offset: 0, expected: "a version edit" })
 }
 
 #[cfg(test)]

@@ -128,13 +128,13 @@ fn read_manifest(fs: &dyn Fs, path: &Path, id: FileId) -> Result<(Version, Manif
     let mut version = Version::empty(MOST_LEVELS);
     let mut edits = Edits::new(id, &bytes);
     let mut count = 0;
-    while let Some(edit) = edits.next() {
+    for edit in edits.by_ref() {
         let edit = edit.map_err(|damage| damage.of(path, 0))?;
         let misfit = |_| corrupt("edits that follow from each other");
         version = version.apply(&edit).map_err(misfit)?;
         count += 1;
     }
-    version.check().map_err(|_| corrupt("edits that build a consistent version"))?;
+    version.check().map_err(|_violation| corrupt("edits that build a consistent version"))?;
     let torn_bytes = edits.torn_bytes();
     Ok((version, ManifestReport { path: path.to_owned(), edits: count, torn_bytes }))
 }

@@ -1,0 +1,191 @@
+//! The scheduler: heat, K, guards and the bandit turn a version and a load into plans, the moment the version offers work.
+//!
+//! Hears: `Wake` when a version was published or work ended, `Done` from compactors, `Tick` from its timer, `Compact` from the
+//! handle. Sends: plans to compactors. Loses on restart: what the policy has learned beyond what the manifest records, and
+//! compactions on demand, whose callers are told.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::sync::oneshot;
+
+use super::busy::WorkLease;
+use super::compactor;
+use super::shared::Shared;
+use super::timer::{Timer, send_after};
+use crate::error::Result;
+use crate::observe::VizEvent;
+use crate::policy::{BacklogLoad, Busy, Done, FullCompaction, Load, Outcome, Plan, Policy};
+use crate::types::{KeyRange, SeqNo, u64_of};
+
+/// Time between two observations of the load.
+const TICK: Duration = Duration::from_secs(1);
+/// Plans started at most per look: metadata plans are cheap, heavy ones have a limit of their own.
+const PLANS: usize = 64;
+/// Failures of one compaction on demand before its caller is told.
+const PATIENCE: u32 = 3;
+
+#[derive(Debug)]
+pub(crate) enum Msg {
+    /// There may be work.
+    Wake,
+    /// A plan came to its end.
+    Done(Box<Outcome>, WorkLease),
+    /// Look at the load.
+    Tick,
+    /// Bring a key range down into the last level.
+    Compact(KeyRange, oneshot::Sender<Result<()>>),
+}
+
+#[derive(Debug)]
+pub(crate) struct State {
+    shared: Arc<Shared>,
+    policy: Policy,
+    timer: Timer,
+    demands: Vec<Demand>,
+}
+
+/// A compaction on demand.
+#[derive(Debug)]
+struct Demand {
+    work: FullCompaction,
+    failures: u32,
+    reply: oneshot::Sender<Result<()>>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Scheduler;
+
+impl Actor for Scheduler {
+    type Msg = Msg;
+    type State = State;
+    type Arguments = Arc<Shared>;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<Msg>,
+        shared: Arc<Shared>,
+    ) -> Result<State, ActorProcessingErr> {
+        myself.cast(Msg::Wake)?;
+        let timer = send_after(shared.env(), TICK, &myself, Msg::Tick);
+        let policy = Policy::new(&shared.config);
+        Ok(State { shared, policy, timer, demands: Vec::new() })
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<Msg>,
+        message: Msg,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        #[cfg(feature = "chaos")]
+        state.shared.chaos.strike(super::Component::Scheduler)?;
+        match message {
+            Msg::Wake => {}
+            Msg::Done(outcome, lease) => {
+                learn(state, &outcome);
+                drop(lease); // rings: the slots are free again
+            }
+            Msg::Tick => {
+                state.timer = send_after(state.shared.env(), TICK, &myself, Msg::Tick);
+                with_load(&state.shared, |load| state.policy.observe(load));
+            }
+            Msg::Compact(range, reply) => {
+                let view = state.shared.views.load();
+                let work = FullCompaction::begin(view.version(), range);
+                state.demands.push(Demand { work, failures: 0, reply });
+            }
+        }
+        plan(state);
+        Ok(())
+    }
+}
+
+fn learn(state: &mut State, outcome: &Outcome) {
+    state.policy.reward(outcome);
+    if outcome.result == Done::Failed {
+        for demand in &mut state.demands {
+            demand.failures += 1;
+        }
+    }
+}
+
+/// Shows the load of this moment to `look`.
+fn with_load<T>(shared: &Shared, look: impl FnOnce(&Load<'_>) -> T) -> T {
+    let view = shared.views.load_full();
+    let env = shared.env();
+    look(&Load {
+        version: view.version(),
+        counters: view.tree.counters(),
+        live: BacklogLoad {
+            sealed_memtables: view.sealed.len(),
+            memtable_bytes: u64_of(view.memtable_bytes()),
+            oldest_snapshot: shared.live_snapshots().first().copied().unwrap_or(SeqNo::MAX),
+        },
+        now: env.clock.now(),
+        wall_s: env.clock.wall_ms() / 1000,
+    })
+}
+
+/// Starts everything that is worth starting now.
+fn plan(state: &mut State) {
+    let shared = Arc::clone(&state.shared);
+    let generation = shared.generation.load(Ordering::Acquire);
+    let busy = shared.busy.list();
+    let mut plans = with_load(&shared, |load| {
+        let debt = state.policy.debt(load.version);
+        shared.debt.store(debt, Ordering::Relaxed);
+        let demanded = demanded(&mut state.demands, load, &busy);
+        let mut taken = busy.clone();
+        taken.extend(demanded.iter().map(|plan| Busy::of(plan, load.version)));
+        let mut plans = demanded;
+        plans.extend(state.policy.plan(load, &taken, PLANS));
+        plans.into_iter().map(|plan| (Busy::of(&plan, load.version), plan)).collect::<Vec<_>>()
+    });
+    shared.refresh_pressure();
+    if plans.is_empty() && busy.is_empty() && state.demands.is_empty() {
+        shared.settled.store(generation, Ordering::Release);
+        shared.notify();
+    }
+    for (touches, plan) in plans.drain(..) {
+        start(&shared, plan, touches);
+    }
+}
+
+/// Plans of compactions on demand; those that have none left are answered.
+fn demanded(demands: &mut Vec<Demand>, load: &Load<'_>, busy: &[Busy]) -> Vec<Plan> {
+    let mut plans = Vec::new();
+    let mut taken = busy.to_vec();
+    for demand in std::mem::take(demands) {
+        let next = demand.work.next(load.version, &taken);
+        let blocked = !taken.is_empty();
+        if demand.failures >= PATIENCE {
+            let error = crate::Error::Interrupted { component: "compaction" };
+            drop(demand.reply.send(Err(error)));
+        } else if next.is_empty() && !blocked {
+            drop(demand.reply.send(Ok(())));
+        } else {
+            taken.extend(next.iter().map(|plan| Busy::of(plan, load.version)));
+            plans.extend(next);
+            demands.push(demand);
+        }
+    }
+    plans
+}
+
+fn start(shared: &Arc<Shared>, plan: Plan, touches: Busy) {
+    shared.store.emit(VizEvent::Bandit {
+        node: shared.config.node_id,
+        level: plan.slot.level,
+        slot: plan.slot.start.to_vec(),
+        action: plan.action.name(),
+        index: plan.index,
+    });
+    let lease = shared.busy.enter(touches);
+    if let Some(route) = shared.routes.compactors.get(plan.level.index()) {
+        // A compactor that is down gives the lease back at once, and looks for work when it starts.
+        route.ring(compactor::Msg::Run(Box::new(plan), lease));
+    }
+}
