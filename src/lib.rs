@@ -9,6 +9,8 @@ pub mod observe;
 mod config;
 mod cursor;
 pub mod env;
+mod format;
+mod storage;
 mod version;
 
 pub use config::*;
