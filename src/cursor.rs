@@ -44,6 +44,15 @@ pub(crate) struct EntryRef<'a> {
     pub(crate) kind: ValueKind,
 }
 
+/// What was found for a key: one version of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Found {
+    pub(crate) seq: SeqNo,
+    pub(crate) kind: ValueKind,
+    /// Shared with the memtable or the cached block; empty for a tombstone.
+    pub(crate) value: Bytes,
+}
+
 /// Walks versions of keys in one [`Direction`](crate::types::Direction), fixed when the cursor is made.
 ///
 /// Forward: keys ascending, versions of a key newest first. Backward: the exact reverse.

@@ -10,6 +10,7 @@ mod batch;
 mod config;
 mod cursor;
 pub mod env;
+mod snapshots;
 mod version;
 
 mod format;
@@ -21,7 +22,25 @@ mod policy;
 
 mod storage;
 
+mod view;
+
+mod commit;
+mod jobs;
+mod scan;
+mod stats;
+
+mod actors;
+
+mod engine;
+
+#[cfg(feature = "chaos")]
+pub use actors::chaos::Blow;
+pub use actors::{Component, ComponentHealth, Health, HealthState};
 pub use batch::{Commit, WriteBatch, WriteOptions};
 pub use config::*;
+pub use engine::{CompactionMode, LsmEngine, Snapshot};
 pub use error::{Action, Error, Result};
+pub use jobs::recover::RecoveryReport;
+pub use scan::{RangeIter, Scan};
+pub use stats::{LevelStats, Pressure, Stats};
 pub use types::{Direction, FileId, KeyRange, Level, SeqNo, SlotId, ValueKind};

@@ -18,7 +18,7 @@ use bytes::Bytes;
 use crossbeam_skiplist::SkipMap;
 
 use crate::batch::WriteOp;
-use crate::cursor::{Cursor, EntryRef, Stop};
+use crate::cursor::{Cursor, EntryRef, Found, Stop};
 use crate::types::{Direction, FileId, SeqNo, ValueKind};
 
 /// What an entry costs beside the bytes of its key and value: skip-list node, handles and allocator overhead, measured.
@@ -35,14 +35,6 @@ pub(crate) struct Memtable {
     /// 0 while it is empty.
     first_seq: AtomicU64,
     last_seq: AtomicU64,
-}
-
-/// What was found for a key.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Found {
-    pub(crate) seq: SeqNo,
-    pub(crate) kind: ValueKind,
-    pub(crate) value: Bytes,
 }
 
 #[derive(Clone, Debug)]

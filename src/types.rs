@@ -1,6 +1,7 @@
 //! Words of one or two machine words that every module shares: sequence numbers, file numbers, levels, key ranges, kinds.
 
 use std::fmt;
+use std::ops::{Range, RangeFrom, RangeFull, RangeInclusive, RangeTo};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -155,6 +156,42 @@ impl KeyRange {
         };
         Self { start, end }
     }
+}
+
+impl From<RangeFull> for KeyRange {
+    fn from(_: RangeFull) -> Self {
+        Self::all()
+    }
+}
+
+impl<K: AsRef<[u8]>> From<Range<K>> for KeyRange {
+    fn from(range: Range<K>) -> Self {
+        Self::new(owned(&range.start), Some(owned(&range.end)))
+    }
+}
+
+impl<K: AsRef<[u8]>> From<RangeFrom<K>> for KeyRange {
+    fn from(range: RangeFrom<K>) -> Self {
+        Self::new(owned(&range.start), None)
+    }
+}
+
+impl<K: AsRef<[u8]>> From<RangeTo<K>> for KeyRange {
+    fn from(range: RangeTo<K>) -> Self {
+        Self::new(Bytes::new(), Some(owned(&range.end)))
+    }
+}
+
+impl<K: AsRef<[u8]>> From<RangeInclusive<K>> for KeyRange {
+    fn from(range: RangeInclusive<K>) -> Self {
+        // The first key behind `end`: `end` and one zero byte.
+        let end = [range.end().as_ref(), &[0]].concat();
+        Self::new(owned(range.start()), Some(end.into()))
+    }
+}
+
+fn owned(key: &impl AsRef<[u8]>) -> Bytes {
+    Bytes::copy_from_slice(key.as_ref())
 }
 
 /// What an entry says about its key.

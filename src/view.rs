@@ -11,13 +11,12 @@ use std::sync::Arc;
 use arc_swap::{ArcSwap, Guard};
 
 use crate::concat::{Concat, Parts};
-use crate::cursor::{Cursor, EntryRef, Stop};
-use crate::memtable::{Found, Memtable, MemtableCursor};
+use crate::cursor::{Cursor, EntryRef, Found, Stop};
+use crate::memtable::{Memtable, MemtableCursor};
 use crate::merge::Merge;
-use crate::policy::SlotCounters;
+use crate::policy::{SAMPLING, SlotCounters, counters_for};
 use crate::storage::store::Store;
-use crate::storage::table::{Access, Fetch, Table, hash_key};
-use crate::storage::table_cursor::TableCursor;
+use crate::storage::{Access, Fetch, Table, TableCursor, hash_key};
 use crate::types::{Direction, FileId, KeyRange, Level, SeqNo, SlotId};
 use crate::version::{LevelState, Run, Version};
 
@@ -199,9 +198,8 @@ struct Walk {
 impl RunView {
     fn new(run: &Run, tables: &BTreeMap<FileId, Arc<Table>>) -> Self {
         let slices = run.slices.iter();
-        let open = slices.filter_map(|slice| {
-            Some((slice.range.clone(), Arc::clone(tables.get(&slice.table)?)))
-        });
+        let open = slices
+            .filter_map(|slice| Some((slice.range.clone(), Arc::clone(tables.get(&slice.table)?))));
         Self { slices: open.collect() }
     }
 

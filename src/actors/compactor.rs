@@ -145,9 +145,8 @@ async fn promote(shared: &Arc<Shared>, slot: SlotId, runs: Vec<RunId>) -> Result
         return compact(shared, slot, runs, Target::Below).await;
     }
     let store = Arc::clone(&shared.store);
-    let change = move |version: &Version| {
-        trivial_move(version, &slot, &runs, &mut || store.new_run_id())
-    };
+    let change =
+        move |version: &Version| trivial_move(version, &slot, &runs, &mut || store.new_run_id());
     metadata(shared, Box::new(change)).await
 }
 

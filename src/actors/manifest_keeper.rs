@@ -22,11 +22,7 @@ use crate::view::Tree;
 
 pub(crate) enum Msg {
     /// Change the version.
-    Install {
-        change: Change,
-        flushed: Option<Flushed>,
-        reply: oneshot::Sender<Result<bool>>,
-    },
+    Install { change: Change, flushed: Option<Flushed>, reply: oneshot::Sender<Result<bool>> },
     /// Delete dead tables that nobody reads any more.
     Sweep,
 }
@@ -92,11 +88,7 @@ impl Actor for ManifestKeeper {
     }
 }
 
-async fn install(
-    shared: &Arc<Shared>,
-    change: Change,
-    flushed: Option<Flushed>,
-) -> Result<bool> {
+async fn install(shared: &Arc<Shared>, change: Change, flushed: Option<Flushed>) -> Result<bool> {
     let view = shared.views.load_full();
     let version = Arc::clone(view.version());
     let Some(ops) = change(&version) else { return Ok(false) };
@@ -192,12 +184,7 @@ fn emit_guards(shared: &Shared, ops: &[EditOp]) {
 
 /// Deletes dead tables that nobody reads any more; the others wait for the next sweep.
 async fn sweep(shared: &Arc<Shared>) {
-    let mut garbage = shared.garbage();
-    let all = std::mem::take(&mut *garbage);
-    let (pinned, free): (Vec<_>, Vec<_>) =
-        all.into_iter().partition(|dead| dead.table.strong_count() > 0);
-    *garbage = pinned;
-    drop(garbage);
+    let free = take_free(shared);
     if free.is_empty() {
         return;
     }
@@ -210,4 +197,12 @@ async fn sweep(shared: &Arc<Shared>) {
         Ok(failed) => shared.garbage().extend(failed),
         Err(error) => tracing::debug!(%error, "dead tables stay until the next open"),
     }
+}
+
+fn take_free(shared: &Shared) -> Vec<Garbage> {
+    let mut garbage = shared.garbage();
+    let all = std::mem::take(&mut *garbage);
+    let (pinned, free) = all.into_iter().partition(|dead| dead.table.strong_count() > 0);
+    *garbage = pinned;
+    free
 }

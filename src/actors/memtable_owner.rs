@@ -67,7 +67,8 @@ impl Actor for MemtableOwner {
             Msg::Look => {}
             Msg::Seal => state.shared.commits.lease().await.want_seal(),
             Msg::Tick => {
-                state.timer = send_after(state.shared.env(), tick(&state.shared), &myself, Msg::Tick);
+                state.timer =
+                    send_after(state.shared.env(), tick(&state.shared), &myself, Msg::Tick);
                 if !is_too_old(state) {
                     return Ok(());
                 }

@@ -6,7 +6,9 @@ use arc_swap::ArcSwapOption;
 use ractor::{ActorRef, Message};
 use serde::Serialize;
 
-use super::{compactor, flusher, manifest_keeper, memtable_owner, root, scheduler, wal_gc, wal_writer};
+use super::{
+    compactor, flusher, manifest_keeper, memtable_owner, root, scheduler, wal_gc, wal_writer,
+};
 use crate::types::Level;
 
 /// A supervised part of the engine.
@@ -54,7 +56,8 @@ impl Component {
 
     /// Every component of an engine with `levels` levels, in the order in which they are started.
     pub(crate) fn all(levels: usize) -> Vec<Self> {
-        let compactors = (0..levels).map(|level| Self::Compactor(Level(u8::try_from(level).unwrap_or(u8::MAX))));
+        let compactors =
+            (0..levels).map(|level| Self::Compactor(Level(u8::try_from(level).unwrap_or(u8::MAX))));
         let first = [Self::ManifestKeeper, Self::WalWriter, Self::MemtableOwner, Self::Flusher];
         first.into_iter().chain(compactors).chain([Self::Scheduler, Self::WalGc]).collect()
     }
@@ -89,7 +92,9 @@ impl<M: Message> Route<M> {
                 Ok(()) => return Ok(()),
                 Err(ractor::MessagingErr::SendErr(back)) => back,
                 // Neither happens for a message of the actor's own type; the message is gone then.
-                Err(ractor::MessagingErr::ChannelClosed | ractor::MessagingErr::InvalidActorType) => {
+                Err(
+                    ractor::MessagingErr::ChannelClosed | ractor::MessagingErr::InvalidActorType,
+                ) => {
                     return Ok(());
                 }
             };

@@ -10,8 +10,8 @@ use tokio::sync::{Notify, oneshot, watch};
 
 use super::busy::BusyBoard;
 use super::health::HealthBoard;
-use super::manifest_keeper;
 use super::routes::Routes;
+use super::{manifest_keeper, memtable_owner, scheduler};
 use crate::commit::{Commits, Gate, Valve};
 use crate::config::ATLLConfig;
 use crate::env::Env;
@@ -30,6 +30,9 @@ use crate::view::Views;
 
 /// Rate at which memtables are taken to drain before the first flush has been measured, in bytes per second.
 const FIRST_DRAIN: u64 = 64 << 20;
+
+/// Failures of a flush that a shutdown sits out.
+const PATIENCE: u64 = 3;
 
 /// What all components share.
 pub(crate) struct Shared {
@@ -83,7 +86,56 @@ pub(crate) struct Garbage {
 /// Makes the operations of an edit out of the version that it applies to; `None` if there is nothing to change any more.
 pub(crate) type Change = Box<dyn FnOnce(&Version) -> Option<Vec<EditOp>> + Send>;
 
+/// What an engine is built from.
+pub(crate) struct SharedArgs {
+    pub(crate) config: ATLLConfig,
+    pub(crate) store: Arc<Store>,
+    pub(crate) views: Arc<Views>,
+    pub(crate) commits: Arc<Commits>,
+    pub(crate) routes: Arc<Routes>,
+    pub(crate) manifest: ManifestLog,
+    pub(crate) lock: Box<dyn Any + Send + Sync>,
+}
+
 impl Shared {
+    pub(crate) fn new(args: SharedArgs) -> Arc<Self> {
+        let SharedArgs { config, store, views, commits, routes, manifest, lock } = args;
+        let changed = Arc::new(Notify::new());
+        let (bell, told) = (Arc::clone(&routes), Arc::clone(&changed));
+        let on_free = move || {
+            bell.scheduler.ring(scheduler::Msg::Wake);
+            told.notify_waiters();
+        };
+        Arc::new(Self {
+            metrics: EngineMetrics::new(&*store.env().meter),
+            config,
+            store,
+            views,
+            commits,
+            gate: Gate::default(),
+            snapshots: Snapshots::default(),
+            routes,
+            totals: Totals::default(),
+            health: HealthBoard::new(),
+            busy: BusyBoard::new(on_free),
+            manifest: Mutex::new(Some(manifest)),
+            garbage: Mutex::default(),
+            changed,
+            cancel: Cancel::default(),
+            generation: AtomicU64::new(1),
+            settled: AtomicU64::new(0),
+            debt: AtomicU64::new(0),
+            drain: AtomicU64::new(FIRST_DRAIN),
+            flushing: AtomicBool::new(false),
+            flush_failures: Mutex::default(),
+            sync_due: AtomicBool::new(false),
+            pressure: watch::Sender::new(Pressure { value: 0.0, cause: "nothing" }),
+            #[cfg(feature = "chaos")]
+            chaos: super::chaos::Strikes::default(),
+            _lock: lock,
+        })
+    }
+
     pub(crate) fn env(&self) -> &Env {
         self.store.env()
     }
@@ -115,6 +167,38 @@ impl Shared {
             return Err(interrupted);
         }
         answer.await.unwrap_or(Err(interrupted))
+    }
+
+    /// Flushes everything that is in memtables now, and waits until it is in tables.
+    ///
+    /// `insist`: goes on through failures until nothing is left or a component is down; else the first failure ends it.
+    ///
+    /// # Errors
+    /// Why a flush failed, or why the engine is read-only.
+    pub(crate) async fn flush(&self, insist: bool) -> Result<()> {
+        let view = self.views.load_full();
+        let newest = if view.active.is_empty() { view.sealed.first() } else { Some(&view.active) };
+        let Some(target) = newest.map(|memtable| memtable.segment()) else { return Ok(()) };
+        drop(view);
+        let (failures, _) = *self.flush_failures();
+        let mut asked = false;
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if !asked {
+                self.routes.memtable_owner.ring(memtable_owner::Msg::Seal);
+                asked = true;
+            }
+            if self.views.load().version().log_floor > target {
+                return Ok(());
+            }
+            let (now, error) = self.flush_failures().clone();
+            match error.filter(|_| now > failures + if insist { PATIENCE } else { 0 }) {
+                Some(error) => return Err(error),
+                None => changed.await,
+            }
+        }
     }
 
     /// Tells everyone who waits for a change.
@@ -167,10 +251,6 @@ impl Shared {
         self.drain.store((known * 7 + rate * 3) / 10, Ordering::Relaxed);
     }
 
-    pub(crate) fn first_drain() -> AtomicU64 {
-        AtomicU64::new(FIRST_DRAIN)
-    }
-
     /// Whether no component has anything left to do.
     pub(crate) fn is_idle(&self) -> bool {
         let view = self.views.load();
@@ -178,7 +258,12 @@ impl Shared {
             && self.busy.len() == 0
             && !self.flushing.load(Ordering::Acquire)
             && self.settled.load(Ordering::Acquire) == self.generation.load(Ordering::Acquire)
-            && self.garbage().iter().all(|dead| dead.table.strong_count() > 0)
+            && !self.has_free_garbage()
+    }
+
+    /// Whether a dead table could be deleted.
+    pub(crate) fn has_free_garbage(&self) -> bool {
+        self.garbage().iter().any(|dead| dead.table.strong_count() == 0)
     }
 
     pub(crate) fn garbage(&self) -> MutexGuard<'_, Vec<Garbage>> {

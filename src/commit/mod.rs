@@ -17,6 +17,6 @@ mod lease;
 mod queue;
 
 pub(crate) use self::core::{Core, CoreArgs};
-pub(crate) use gate::{Gate, Stall};
+pub(crate) use gate::{Gate, Valve};
 pub(crate) use lease::{Commits, Lease};
 pub(crate) use queue::Request;

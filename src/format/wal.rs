@@ -71,7 +71,7 @@ impl SegmentHeader {
         let mut reader = Reader::new(bytes);
         let covered = bytes.get(..HEADER_LEN - 4).unwrap_or_default();
         let damaged = |offset, expected| Err(Damage { offset, expected });
-        if reader.take(8, "log magic")? != MAGIC {
+        if reader.bytes(8, "log magic")? != MAGIC {
             return damaged(0, "log magic");
         }
         let header = Self {
@@ -258,11 +258,8 @@ impl Frame {
         for _ in 0..count {
             ops.push(decode_op(&mut reader, body)?);
         }
-        if reader.is_empty() {
-            Ok(Self { durable, base_seq, ops })
-        } else {
-            Err(Damage { offset: reader.offset(), expected: "end of the frame" })
-        }
+        reader.end("end of the frame")?;
+        Ok(Self { durable, base_seq, ops })
     }
 }
 
@@ -285,7 +282,7 @@ fn decode_bytes(
     expected: &'static str,
 ) -> Result<Bytes, Damage> {
     let len = reader.vu32(expected)?;
-    let bytes = reader.take(usize_of(len.into()), expected)?;
+    let bytes = reader.bytes(usize_of(len.into()), expected)?;
     Ok(if bytes.is_empty() { Bytes::new() } else { body.slice_ref(bytes) })
 }
 

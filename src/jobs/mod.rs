@@ -21,6 +21,11 @@ impl Cancel {
         self.0.store(true, Ordering::Release);
     }
 
+    /// Lets jobs run again.
+    pub(crate) fn renew(&self) {
+        self.0.store(false, Ordering::Release);
+    }
+
     /// # Errors
     /// [`Error::Closed`] once it is cancelled.
     pub(crate) fn check(&self) -> Result<()> {

@@ -42,9 +42,11 @@ impl Outputs {
         let first_key = |table: &Arc<TableMeta>| {
             table.sections.first().map(|section| section.min_key.clone()).unwrap_or_default()
         };
-        let starts = self.tables.iter().enumerate().map(|(i, table)| {
-            if i == 0 { range.start.clone() } else { first_key(table) }
-        });
+        let starts = self
+            .tables
+            .iter()
+            .enumerate()
+            .map(|(i, table)| if i == 0 { range.start.clone() } else { first_key(table) });
         let ends = self.tables.iter().skip(1).map(|table| Some(first_key(table)));
         let ranges = starts.zip(ends.chain([range.end.clone()]));
         ranges
@@ -127,7 +129,9 @@ impl OutputRun<'_> {
     fn writer(&mut self) -> Result<&mut TableWriter> {
         match &mut self.writer {
             Some(writer) => Ok(writer),
-            none => Ok(none.insert(self.store.create_table(self.plan.level, self.plan.compression)?)),
+            none => {
+                Ok(none.insert(self.store.create_table(self.plan.level, self.plan.compression)?))
+            }
         }
     }
 
@@ -135,7 +139,8 @@ impl OutputRun<'_> {
     fn pass_guards(&mut self, key: &[u8]) -> Result<()> {
         let from = self.guard;
         let passed = |guard: &&Bytes| guard[..] <= *key;
-        self.guard += self.plan.guards.get(from..).unwrap_or_default().iter().take_while(passed).count();
+        self.guard +=
+            self.plan.guards.get(from..).unwrap_or_default().iter().take_while(passed).count();
         match &mut self.writer {
             Some(writer) if self.guard > from => writer.cut(),
             Some(_) | None => Ok(()),

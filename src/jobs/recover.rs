@@ -125,10 +125,11 @@ pub(crate) fn recover(env: &Env, config: &ATLLConfig) -> Result<Recovered> {
 
     let next_file = version.next_file.max(layout.unused_id(&*env.fs)?);
     let store = Arc::new(Store::new(env.clone(), config, next_file));
-    let segment = store.create_segment()?;
     // Segments in front of the first that is needed do not count any more; the others are links of the log.
-    version.log_floor = memtables.first().map_or(segment.id(), |memtable| memtable.segment());
+    version.log_floor = memtables.first().map_or(next_file, |memtable| memtable.segment());
+    // CURRENT comes before the first segment: a log without a manifest would look like damage.
     let manifest = ManifestLog::create(&*env.fs, &layout, store.new_id(), &version)?;
+    let segment = store.create_segment()?;
     segment.write_header(previous)?;
     segment.sync()?;
     store.segment_begun(segment.id());
@@ -153,8 +154,11 @@ fn take_lock(env: &Env, layout: &Layout) -> Result<Box<dyn Any + Send + Sync>> {
 /// Every table that the manifest names is there and has its size. Reads no table.
 fn check_tables(env: &Env, layout: &Layout, version: &Version) -> Result<()> {
     let files = layout.list(&*env.fs, FileKind::Table)?;
-    let sizes: BTreeMap<_, _> =
-        files.into_iter().filter(|file| !file.temporary).map(|file| (file.path, file.bytes)).collect();
+    let sizes: BTreeMap<_, _> = files
+        .into_iter()
+        .filter(|file| !file.temporary)
+        .map(|file| (file.path, file.bytes))
+        .collect();
     for (id, table) in &version.tables {
         let path = layout.table(*id);
         match sizes.get(&path) {
@@ -263,7 +267,9 @@ impl<'a> LogReplay<'a> {
     fn open_segments(&self) -> Result<BTreeMap<FileId, Link>> {
         let mut begun = BTreeMap::new();
         for file in self.layout.list(&*self.env.fs, FileKind::Wal)? {
-            let Some(id) = file.id.filter(|id| *id >= self.floor && !file.temporary) else { continue };
+            let Some(id) = file.id.filter(|id| *id >= self.floor && !file.temporary) else {
+                continue;
+            };
             let mut reader = SegmentReader::open(&*self.env.fs, file.path, id)?;
             match reader.opening()? {
                 Opening::Begun(header) => drop(begun.insert(id, Link { header, reader })),

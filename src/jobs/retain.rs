@@ -51,8 +51,8 @@ impl Retain {
         if entry.kind.is_live(self.now_ms) {
             return Fate::Keep(entry.kind);
         }
-        let bottom = stratum == 0
-            && self.base.as_mut().is_some_and(|base| !base.may_hold_older(entry.key));
+        let bottom =
+            stratum == 0 && self.base.as_mut().is_some_and(|base| !base.may_hold_older(entry.key));
         if bottom { Fate::Drop } else { Fate::Keep(ValueKind::Delete) }
     }
 }

@@ -170,11 +170,7 @@ impl SegmentReader {
     }
 
     /// Hands every good frame up to offset `limit` to `each`, in order, until one is not taken.
-    pub(crate) fn scan(
-        &mut self,
-        limit: u64,
-        mut each: impl FnMut(Frame) -> bool,
-    ) -> Result<Scan> {
+    pub(crate) fn scan(&mut self, limit: u64, mut each: impl FnMut(Frame) -> bool) -> Result<Scan> {
         let limit = limit.min(self.size);
         let mut scan = Scan { end: u64_of(HEADER_LEN).min(limit), durable: 0, tail: Tail::Clean };
         let mut next_seq = SeqNo(0);

@@ -1,5 +1,19 @@
 //! Files of the engine, through [`env::Fs`](crate::env::Fs) only: names, log segments, manifest, tables, block cache.
 
+pub(crate) mod cache;
 pub(crate) mod layout;
 pub(crate) mod log_segment;
 pub(crate) mod manifest;
+pub(crate) mod store;
+pub(crate) mod table;
+pub(crate) mod table_cursor;
+pub(crate) mod table_writer;
+
+#[cfg(test)]
+mod tests;
+
+pub(crate) use crate::format::filter::hash_key;
+pub(crate) use cache::BlockCache;
+pub(crate) use table::{Access, Fetch, Table};
+pub(crate) use table_cursor::TableCursor;
+pub(crate) use table_writer::{TableOptions, TableWriter};

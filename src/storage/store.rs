@@ -47,7 +47,7 @@ impl Store {
             block_size: config.block_size,
             restart_interval: config.restart_interval,
             bloom_bits_per_key: config.filters.bloom_bits_per_key,
-            cache: Arc::new(BlockCache::new(config.resources.block_cache_mib << 20)),
+            cache: BlockCache::new(u64_of(config.resources.block_cache_mib) << 20),
             build_metrics: BuildMetrics::new(&*env.meter),
             read_metrics: ReadMetrics::new(&*env.meter),
             env,
@@ -111,7 +111,11 @@ impl Store {
     }
 
     /// Begins a new table. Blocks, like everything that writes to it.
-    pub(crate) fn create_table(&self, level: Level, compression: Compression) -> Result<TableWriter> {
+    pub(crate) fn create_table(
+        &self,
+        level: Level,
+        compression: Compression,
+    ) -> Result<TableWriter> {
         let file = self.new_id();
         let options = TableOptions {
             file,

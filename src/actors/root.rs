@@ -1,0 +1,332 @@
+//! The root: starts the components, starts them again when they die, and stops them in order. It does no I/O.
+//!
+//! Hears: the death of every child; `Shutdown`, `Abandon`, `Resume`, `Kill` from the handle; `Restart` from its own timers.
+//! Owns: the children, and the ledger of their deaths.
+//!
+//! Invariant: a component is started only after the one before it is gone for good, state and all.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ractor::concurrency::JoinHandle;
+use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SpawnErr, SupervisionEvent};
+use tokio::sync::oneshot;
+
+use super::compactor::Compactor;
+use super::flusher::Flusher;
+use super::manifest_keeper::{self, ManifestKeeper};
+use super::memtable_owner::MemtableOwner;
+use super::routes::Component;
+use super::scheduler::Scheduler;
+use super::shared::Shared;
+use super::timer::{Timer, send_after};
+use super::wal_gc::WalGc;
+use super::wal_writer::{self, WalWriter};
+use crate::error::{Error, Result};
+use crate::observe::VizEvent;
+use crate::policy::restart::{Verdict, verdict};
+use crate::version::Version;
+
+/// Wait before a component that is not vital is tried again after it was given up.
+const SECOND_CHANCE: Duration = Duration::from_secs(60);
+/// Deaths that are remembered, of one component and of all.
+const MEMORY: usize = 64;
+
+#[derive(Debug)]
+pub(crate) enum Msg {
+    /// Start a component that died.
+    Restart(Component),
+    /// Start what was given up, and take writes again.
+    Resume,
+    /// Flush, sync, and stop everything in order.
+    Shutdown(oneshot::Sender<Result<()>>),
+    /// Stop everything: the last handle is gone.
+    Abandon,
+    /// Kill a component.
+    #[cfg(feature = "chaos")]
+    Kill(Component),
+}
+
+#[derive(Debug)]
+pub(crate) struct State {
+    shared: Arc<Shared>,
+    children: BTreeMap<Component, Child>,
+    /// When each component died, ascending.
+    deaths: BTreeMap<Component, Vec<Duration>>,
+    pending: BTreeMap<Component, Timer>,
+    stopping: bool,
+}
+
+#[derive(Debug)]
+struct Child {
+    cell: ActorCell,
+    handle: JoinHandle<()>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Root;
+
+impl Actor for Root {
+    type Msg = Msg;
+    type State = State;
+    type Arguments = Arc<Shared>;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<Msg>,
+        shared: Arc<Shared>,
+    ) -> Result<State, ActorProcessingErr> {
+        shared.routes.root.set(myself.clone());
+        let mut children = BTreeMap::new();
+        for component in Component::all(shared.config.max_levels) {
+            children.insert(component, spawn(component, &shared, &myself).await?);
+        }
+        Ok(State {
+            shared,
+            children,
+            deaths: BTreeMap::new(),
+            pending: BTreeMap::new(),
+            stopping: false,
+        })
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<Msg>,
+        message: Msg,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            Msg::Restart(component) => restart(state, &myself, component).await,
+            Msg::Resume => resume(state, &myself).await,
+            Msg::Shutdown(reply) => {
+                let result = shutdown(state).await;
+                drop(reply.send(result));
+                myself.stop(None);
+            }
+            Msg::Abandon => {
+                state.shared.cancel.cancel();
+                stop_children(state).await;
+                myself.stop(None);
+            }
+            #[cfg(feature = "chaos")]
+            Msg::Kill(component) => {
+                if let Some(child) = state.children.get(&component) {
+                    child.cell.kill();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        myself: ActorRef<Msg>,
+        event: SupervisionEvent,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        let (cell, reason) = match event {
+            SupervisionEvent::ActorFailed(cell, error) => (cell, error.to_string()),
+            SupervisionEvent::ActorTerminated(cell, _, reason) => {
+                (cell, reason.unwrap_or_else(|| "stopped".to_owned()))
+            }
+            SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => {
+                return Ok(());
+            }
+        };
+        let id = cell.get_id();
+        let dead = state.children.iter().find(|(_, child)| child.cell.get_id() == id);
+        if let Some(component) = dead.map(|(component, _)| *component)
+            && !state.stopping
+        {
+            bury(state, &myself, component, &reason).await;
+        }
+        Ok(())
+    }
+}
+
+/// A component died: wait until it is gone, then decide whether and when it is started again.
+async fn bury(state: &mut State, myself: &ActorRef<Msg>, component: Component, reason: &str) {
+    state.shared.routes.clear(component);
+    if let Some(child) = state.children.remove(&component) {
+        // Its death is known before its state is dropped; an error is the panic that we were told of.
+        drop(child.handle.await);
+    }
+    judge(state, myself, component, reason);
+}
+
+fn judge(state: &mut State, myself: &ActorRef<Msg>, component: Component, reason: &str) {
+    let now = state.shared.now();
+    let own = state.deaths.entry(component).or_default();
+    own.push(now);
+    let excess = own.len().saturating_sub(MEMORY);
+    own.drain(..excess);
+    let mut all: Vec<Duration> = state.deaths.values().flatten().copied().collect();
+    all.sort_unstable();
+    let own = state.deaths.get(&component).map(Vec::as_slice).unwrap_or_default();
+    tracing::warn!(%component, reason, "a component died");
+    let delay = match verdict(own, &all, now) {
+        Verdict::Restart { after } => after,
+        Verdict::GiveUp => {
+            give_up(state, component, reason);
+            if component.is_vital() {
+                return;
+            }
+            SECOND_CHANCE
+        }
+    };
+    let env = state.shared.env().clone();
+    state.pending.insert(component, send_after(&env, delay, myself, Msg::Restart(component)));
+    let restarts = state.shared.health.restarted(component, reason);
+    state.shared.metrics.restarts.inc(1);
+    state.shared.store.emit(VizEvent::Restart {
+        node: state.shared.config.node_id,
+        component: component.name(),
+        reason: reason.to_owned(),
+        restarts,
+    });
+}
+
+fn give_up(state: &State, component: Component, reason: &str) {
+    tracing::error!(%component, reason, "a component dies too often; giving it up");
+    state.shared.health.gave_up(component, reason);
+    if component.is_vital() {
+        state
+            .shared
+            .commits
+            .refuse(Error::Unavailable { component: component.name(), reason: reason.to_owned() });
+    }
+    state.shared.notify();
+}
+
+async fn restart(state: &mut State, myself: &ActorRef<Msg>, component: Component) {
+    state.pending.remove(&component);
+    if state.stopping || state.children.contains_key(&component) {
+        return;
+    }
+    match spawn(component, &state.shared, myself).await {
+        Ok(child) => drop(state.children.insert(component, child)),
+        Err(error) => judge(state, myself, component, &error.to_string()),
+    }
+}
+
+async fn resume(state: &mut State, myself: &ActorRef<Msg>) {
+    state.deaths.clear();
+    for component in Component::all(state.shared.config.max_levels) {
+        restart(state, myself, component).await;
+    }
+    state.shared.health.resumed();
+    state.shared.commits.accept();
+}
+
+/// Starts a component and makes its address known.
+async fn spawn(
+    component: Component,
+    shared: &Arc<Shared>,
+    root: &ActorRef<Msg>,
+) -> Result<Child, SpawnErr> {
+    let supervisor = root.get_cell();
+    let args = Arc::clone(shared);
+    let routes = &shared.routes;
+    // Names are static to the process: two engines could not have the same ones, so nobody has one.
+    macro_rules! spawn {
+        ($actor:expr, $args:expr, $route:expr) => {{
+            let (actor, handle) = Actor::spawn_linked(None, $actor, $args, supervisor).await?;
+            let cell = actor.get_cell();
+            $route.set(actor);
+            Ok(Child { cell, handle })
+        }};
+    }
+    match component {
+        Component::WalWriter => spawn!(WalWriter, args, routes.wal_writer),
+        Component::MemtableOwner => spawn!(MemtableOwner, args, routes.memtable_owner),
+        Component::Flusher => spawn!(Flusher, args, routes.flusher),
+        Component::ManifestKeeper => spawn!(ManifestKeeper, args, routes.manifest_keeper),
+        Component::Compactor(level) => {
+            spawn!(Compactor, (args, level), routes.compactors[level.index()])
+        }
+        Component::Scheduler => spawn!(Scheduler, args, routes.scheduler),
+        Component::WalGc => spawn!(WalGc, args, routes.wal_gc),
+    }
+}
+
+type Step<'a> = Pin<Box<dyn Future<Output = Result<()>> + Send + 'a>>;
+
+/// Refuse writes, stop compactions, sync the log, flush, record the last version, stop the components.
+///
+/// Every step is tried even if one before it failed; the first failure is reported.
+async fn shutdown(state: &mut State) -> Result<()> {
+    state.stopping = true;
+    state.pending.clear();
+    let shared = Arc::clone(&state.shared);
+    shared.commits.refuse(Error::Closed);
+    shared.cancel.cancel();
+    stop_one(state, Component::Scheduler).await;
+    for level in 0..shared.config.max_levels {
+        let level = crate::types::Level(u8::try_from(level).unwrap_or(u8::MAX));
+        stop_one(state, Component::Compactor(level)).await;
+    }
+    let steps: [Step<'_>; 3] = [
+        Box::pin(sync_log(&shared)),
+        Box::pin(flush_all(&shared)),
+        Box::pin(record_version(&shared)),
+    ];
+    let mut result = Ok(());
+    for step in steps {
+        let done = step.await;
+        if result.is_ok() {
+            result = done;
+        }
+    }
+    stop_children(state).await;
+    result
+}
+
+async fn sync_log(shared: &Arc<Shared>) -> Result<()> {
+    let (reply, answer) = oneshot::channel();
+    shared.routes.wal_writer.ring(wal_writer::Msg::Sync(Some(reply)));
+    answer.await.unwrap_or(Err(Error::Interrupted { component: "wal writer" })).map(drop)
+}
+
+/// Flushes what is only in memory. The memtables that cannot be flushed stay in the log.
+async fn flush_all(shared: &Arc<Shared>) -> Result<()> {
+    shared.cancel.renew();
+    shared.flush(true).await
+}
+
+/// Begins a manifest that holds one record: the version as it is.
+async fn record_version(shared: &Arc<Shared>) -> Result<()> {
+    let job = Arc::clone(shared);
+    let record = move || {
+        let version = Arc::clone(job.views.load().version());
+        drop(job.manifest().take());
+        let mut latest = Version::clone(&version);
+        latest.next_file = job.store.next_file();
+        *job.manifest() = Some(manifest_keeper::begin(&job, &latest)?);
+        Ok(())
+    };
+    shared.env().on_disk(record).await
+}
+
+async fn stop_one(state: &mut State, component: Component) {
+    state.shared.routes.clear(component);
+    if let Some(child) = state.children.remove(&component) {
+        // What is queued is done first; one that is dead already has nothing to do.
+        drop(child.cell.drain());
+        drop(child.handle.await);
+    }
+}
+
+async fn stop_children(state: &mut State) {
+    state.stopping = true;
+    state.pending.clear();
+    let order = state.children.keys().copied().collect::<Vec<_>>();
+    for component in order {
+        stop_one(state, component).await;
+    }
+    state.shared.routes.root.clear();
+    state.shared.notify();
+}

@@ -1,0 +1,615 @@
+//! The handle: everything a user calls. It checks, looks up who is responsible, and waits for the answer.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use ractor::Actor;
+use tokio::sync::{oneshot, watch};
+
+use crate::actors::{
+    Health, Root, Routes, Shared, SharedArgs, manifest_keeper, memtable_owner, root, scheduler,
+    wal_writer,
+};
+use crate::batch::{Commit, WriteBatch, WriteOptions};
+use crate::commit::{Commits, Core, CoreArgs};
+use crate::config::{ATLLConfig, Durability};
+use crate::cursor::Stop;
+use crate::env::Env;
+use crate::error::{Error, IoContext, Result};
+use crate::jobs::Cancel;
+use crate::jobs::recover::{Recovered, RecoveryReport, recover};
+use crate::memtable::Memtable;
+use crate::observe::{EngineMetrics, Meter};
+use crate::scan::{RangeIter, Scan};
+use crate::snapshots::{Pin, Snapshots};
+use crate::stats::{LevelStats, Pressure, Stats, Totals};
+use crate::storage::layout::{FileKind, Layout};
+use crate::storage::manifest::ManifestLog;
+use crate::types::{FileId, KeyRange, SeqNo, u64_of};
+use crate::version::Version;
+use crate::view::{Lookup, Tree, View, Views};
+
+/// An open database. Clones are handles to the same engine; it ends with [`shutdown`](Self::shutdown).
+///
+/// Every future is `Send` and may be dropped at any await: a write is then applied whole or not at all. It must be opened and
+/// used within a tokio runtime, of either flavour.
+#[derive(Clone, Debug)]
+pub struct LsmEngine {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    shared: Arc<Shared>,
+    recovery: RecoveryReport,
+    /// Whether the components were told to stop.
+    closed: AtomicBool,
+    /// Ends when the root does.
+    root: tokio::sync::Mutex<Option<ractor::concurrency::JoinHandle<()>>>,
+}
+
+/// How thorough [`LsmEngine::compact_range`] is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CompactionMode {
+    /// Everything in the range becomes one run of the deepest level that holds data; what is deleted, expired or
+    /// overwritten there is gone.
+    #[default]
+    Full,
+}
+
+impl LsmEngine {
+    /// Opens the database in [`ATLLConfig::data_dir`], or creates it.
+    ///
+    /// Cost: reads the manifest and the log that was not flushed; no table.
+    ///
+    /// # Errors
+    /// [`Error::Config`], [`Error::Locked`], [`Error::Corrupt`] for damage that is no torn log tail, [`Error::Io`].
+    pub async fn open(config: ATLLConfig) -> Result<Self> {
+        Self::open_in(config, Env::default()).await
+    }
+
+    /// Like [`open`](Self::open), with metrics and events.
+    ///
+    /// # Errors
+    /// As for [`open`](Self::open).
+    pub async fn open_with_meter<M: Meter + 'static>(
+        config: ATLLConfig,
+        meter: Arc<M>,
+    ) -> Result<Self> {
+        Self::open_in(config, Env { meter, ..Env::default() }).await
+    }
+
+    /// Like [`open`](Self::open), in a world of your own: another disk, another clock.
+    ///
+    /// # Errors
+    /// As for [`open`](Self::open).
+    pub async fn open_in(config: ATLLConfig, env: Env) -> Result<Self> {
+        config.validate()?;
+        let recovered = open_files(&env, &config).await?;
+        let recovery = recovered.report.clone();
+        let shared = build(config, &env, recovered);
+        let spawned = Actor::spawn(None, Root, Arc::clone(&shared)).await;
+        let (_, root) = spawned
+            .map_err(|error| Error::Unavailable { component: "root", reason: error.to_string() })?;
+        shared.refresh_pressure();
+        Ok(Self {
+            inner: Arc::new(Inner {
+                shared,
+                recovery,
+                closed: AtomicBool::new(false),
+                root: tokio::sync::Mutex::new(Some(root)),
+            }),
+        })
+    }
+
+    /// Sets `key` to `value`. Neither is copied.
+    ///
+    /// # Errors
+    /// As for [`write`](Self::write).
+    pub async fn put(&self, key: impl Into<Bytes>, value: impl Into<Bytes>) -> Result<SeqNo> {
+        self.put_with(key, value, WriteOptions::default()).await
+    }
+
+    /// Sets `key` to `value`, with a durability, time to live or deadline of its own.
+    ///
+    /// # Errors
+    /// As for [`write`](Self::write).
+    pub async fn put_with(
+        &self,
+        key: impl Into<Bytes>,
+        value: impl Into<Bytes>,
+        options: WriteOptions,
+    ) -> Result<SeqNo> {
+        let mut batch = WriteBatch::default();
+        batch.put(key, value);
+        Ok(self.write(batch, options).await?.seq)
+    }
+
+    /// Deletes `key`; fine if it is not there.
+    ///
+    /// # Errors
+    /// As for [`write`](Self::write).
+    pub async fn delete(&self, key: &[u8]) -> Result<SeqNo> {
+        let mut batch = WriteBatch::default();
+        batch.delete(Bytes::copy_from_slice(key));
+        Ok(self.write(batch, WriteOptions::default()).await?.seq)
+    }
+
+    /// Applies a batch: all of it becomes visible, and durable, at once.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`] and [`Error::Stalled`]: nothing was written. [`Error::Io`]: the log took nothing for certain; it is
+    /// repaired and the same call may succeed later. [`Error::Interrupted`]: the outcome is unknown. [`Error::Closed`] and
+    /// [`Error::Unavailable`]: the engine takes no writes.
+    pub async fn write(&self, mut batch: WriteBatch, options: WriteOptions) -> Result<Commit> {
+        batch.check_limits()?;
+        let shared = &self.inner.shared;
+        let ttl_default = shared.config.tombstone.ttl_default_sec.map(Duration::from_secs);
+        if let Some(ttl) = options.ttl.or(ttl_default) {
+            let ttl_ms = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
+            batch.expire_puts_at(shared.env().clock.wall_ms().saturating_add(ttl_ms));
+        }
+        let (bytes, ops) = (batch.bytes(), batch.len());
+        let stall = shared.gate.pass(&*shared.env().clock, bytes, options.deadline).await?;
+        if stall.0 > Duration::ZERO {
+            shared.totals.stalled(stall.0);
+            shared.metrics.write_stall_ms.observe(stall.0.as_secs_f64() * 1e3);
+        }
+        let durability = options.durability.unwrap_or(shared.config.durability);
+        let seq = shared.commits.write(batch, durability == Durability::Sync).await?;
+        if let Durability::Batch(interval) = durability
+            && !shared.sync_due.swap(true, Ordering::AcqRel)
+        {
+            shared.routes.wal_writer.ring(wal_writer::Msg::SyncWithin(interval));
+        }
+        shared.totals.written(u64_of(bytes), u64_of(ops));
+        Ok(Commit { seq })
+    }
+
+    /// The value of `key`; `None` if it was never set, was deleted or has expired.
+    ///
+    /// Ready at the first poll if the blocks that it needs are in memory. The value shares memory with the block cache.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`]: the key may have a value, but its table is damaged. [`Error::Io`].
+    pub async fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
+        self.inner.get_at(key, None).await
+    }
+
+    /// The values of `keys`, in their order, as of one point in time.
+    ///
+    /// # Errors
+    /// As for [`get`](Self::get).
+    pub async fn multi_get<K: AsRef<[u8]>>(&self, keys: &[K]) -> Result<Vec<Option<Bytes>>> {
+        self.inner.multi_get_at(keys, None).await
+    }
+
+    /// Whether `key` has a value.
+    ///
+    /// # Errors
+    /// As for [`get`](Self::get).
+    pub async fn contains(&self, key: &[u8]) -> Result<bool> {
+        Ok(self.get(key).await?.is_some())
+    }
+
+    /// Keys from `start` up to, not including, `end`, in order; an empty `end` means "to the last key".
+    ///
+    /// # Errors
+    /// [`Error::Closed`] after a shutdown. The walk itself reports what it meets.
+    #[expect(clippy::unused_async, reason = "the signature that programs are written against")]
+    pub async fn iter_range(&self, start: &[u8], end: &[u8]) -> Result<RangeIter> {
+        let end = (!end.is_empty()).then(|| Bytes::copy_from_slice(end));
+        if self.inner.closed.load(Ordering::Acquire) {
+            return Err(Error::Closed);
+        }
+        Ok(self.scan(KeyRange::new(Bytes::copy_from_slice(start), end)))
+    }
+
+    /// An ordered walk over a range, as of now: `engine.scan("a".."b")`, `engine.scan(..)`, either way round.
+    pub fn scan(&self, range: impl Into<KeyRange>) -> Scan {
+        self.inner.scan_at(range.into(), None)
+    }
+
+    /// A point in time to read from: later writes do not show. It keeps what it sees on disk; drop it when you are done.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        let shared = &self.inner.shared;
+        let pin = shared.snapshots.pin(shared.now(), || shared.commits.visible());
+        Snapshot { inner: Arc::clone(&self.inner), pin: Arc::new(pin) }
+    }
+
+    /// Moves everything that is in memory into tables.
+    ///
+    /// # Errors
+    /// Why the flush failed. It is tried again in the background; nothing is lost.
+    pub async fn flush(&self) -> Result<()> {
+        self.inner.open()?;
+        self.inner.shared.flush(false).await
+    }
+
+    /// Compacts a range, and everything below it, whatever the scheduler thinks of it.
+    ///
+    /// # Errors
+    /// Why a flush or compaction failed, or [`Error::Interrupted`] if the scheduler was restarted meanwhile.
+    pub async fn compact_range(
+        &self,
+        range: impl Into<KeyRange>,
+        mode: CompactionMode,
+    ) -> Result<()> {
+        let CompactionMode::Full = mode;
+        let range = range.into();
+        self.flush().await?;
+        let (reply, answer) = oneshot::channel();
+        self.inner.shared.routes.scheduler.ring(scheduler::Msg::Compact(range, reply));
+        answer.await.unwrap_or(Err(Error::Interrupted { component: "scheduler" }))
+    }
+
+    /// Bytes on disk of a range: exact up to a few blocks at its ends, memtables not counted.
+    pub fn approximate_size(&self, range: impl Into<KeyRange>) -> u64 {
+        let range = range.into();
+        let view = self.inner.shared.views.load();
+        let version = view.version();
+        let slices = version.levels.iter().flat_map(|level| level.slices());
+        slices
+            .map(|slice| {
+                let mut part = slice.clone();
+                part.range = slice.range.intersection(&range);
+                if part.range.is_empty() { 0 } else { version.slice_bytes(&part) }
+            })
+            .sum()
+    }
+
+    /// Waits until no component has anything left to do: what is sealed is flushed, nothing is worth compacting, dead files are
+    /// gone. It neither seals the active memtable nor stops writers.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if a component that would have to work is down.
+    pub async fn wait_idle(&self) -> Result<()> {
+        let shared = &self.inner.shared;
+        loop {
+            let changed = shared.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if self.inner.closed.load(Ordering::Acquire) || shared.is_idle() {
+                return Ok(());
+            }
+            if let Some(refusal) = shared.commits.refusal() {
+                return Err(refusal);
+            }
+            if shared.has_free_garbage() {
+                shared.routes.manifest_keeper.ring(manifest_keeper::Msg::Sweep);
+            }
+            changed.await;
+        }
+    }
+
+    /// Makes everything acknowledged so far durable. Returns the last write that is.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the disk refused; the log is repaired, and the same call may succeed later.
+    pub async fn sync(&self) -> Result<SeqNo> {
+        self.inner.open()?;
+        let (reply, answer) = oneshot::channel();
+        self.inner.shared.routes.wal_writer.ring(wal_writer::Msg::Sync(Some(reply)));
+        answer.await.unwrap_or(Err(Error::Interrupted { component: "wal writer" }))
+    }
+
+    /// The last write known to be on disk, in the log or in a table.
+    #[must_use]
+    pub fn durable_seq(&self) -> SeqNo {
+        let shared = &self.inner.shared;
+        shared.commits.durable().max(shared.views.load().version().last_seq)
+    }
+
+    /// Writes a copy of the database, as of now, into `dir`, which must not exist or be empty. Tables are hard links: it costs
+    /// a flush and next to no space, and `dir` must lie on the same file system.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; what was linked so far is left there.
+    pub async fn checkpoint(&self, dir: impl Into<std::path::PathBuf>) -> Result<()> {
+        self.flush().await?;
+        let shared = Arc::clone(&self.inner.shared);
+        let tree = Arc::clone(&shared.views.load().tree);
+        let layout = Layout::new(dir.into());
+        let job = move || write_checkpoint(&shared, &tree, &layout);
+        self.inner.shared.env().on_disk(job).await
+    }
+
+    /// What the engine has done since it was opened, and what it holds now.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.inner.stats()
+    }
+
+    /// What opening the database found and did.
+    #[must_use]
+    pub fn recovery(&self) -> &RecoveryReport {
+        &self.inner.recovery
+    }
+
+    /// How the engine is: what fails, what was restarted.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        self.inner.shared.health.now()
+    }
+
+    /// Like [`health`](Self::health), and every change of it.
+    #[must_use]
+    pub fn health_changes(&self) -> watch::Receiver<Health> {
+        self.inner.shared.health.watch()
+    }
+
+    /// How far background work is behind, and every change of it.
+    #[must_use]
+    pub fn pressure(&self) -> watch::Receiver<Pressure> {
+        self.inner.shared.pressure.subscribe()
+    }
+
+    /// Starts components that were given up, and takes writes again.
+    pub fn resume(&self) {
+        self.inner.shared.routes.root.ring(root::Msg::Resume);
+    }
+
+    /// Ends the engine: refuses writes, syncs the log, moves what is in memory into tables, records the version, and stops every
+    /// component. Calling it again, or from several handles, waits for the same end.
+    ///
+    /// # Errors
+    /// The first step that failed. The others were tried all the same, and nothing that was acknowledged is lost: it is in the log.
+    pub async fn shutdown(&self) -> Result<()> {
+        let mut root = self.inner.root.lock().await;
+        let Some(handle) = root.take() else { return Ok(()) };
+        self.inner.closed.store(true, Ordering::Release);
+        let (reply, answer) = oneshot::channel();
+        self.inner.shared.routes.root.ring(root::Msg::Shutdown(reply));
+        let result = answer.await.unwrap_or(Err(Error::Interrupted { component: "root" }));
+        // The root has nothing left to say but that it is gone.
+        drop(handle.await);
+        self.inner.shared.notify();
+        result
+    }
+}
+
+impl Inner {
+    fn open(&self) -> Result<()> {
+        if self.closed.load(Ordering::Acquire) { Err(Error::Closed) } else { Ok(()) }
+    }
+
+    /// The View first, then the visible SeqNo: the View pins all that the SeqNo needs.
+    async fn get_at(&self, key: &[u8], pin: Option<SeqNo>) -> Result<Option<Bytes>> {
+        self.open()?;
+        let shared = &self.shared;
+        let (mut lookup, view, mut step) = {
+            let view = shared.views.load();
+            let snapshot = pin.unwrap_or_else(|| shared.commits.visible());
+            let mut lookup = Lookup::new(key, snapshot);
+            match lookup.run(&view) {
+                Ok(found) => return Ok(self.live(found)),
+                Err(stop) => (lookup, Arc::clone(&view), stop),
+            }
+        };
+        loop {
+            match step {
+                Stop::Failed(error) => return Err(error),
+                Stop::Blocked(read) => shared.env().on_disk(read).await?,
+            }
+            match lookup.run(&view) {
+                Ok(found) => return Ok(self.live(found)),
+                Err(stop) => step = stop,
+            }
+        }
+    }
+
+    fn live(&self, found: Option<crate::cursor::Found>) -> Option<Bytes> {
+        use crate::types::ValueKind;
+        let found = found?;
+        let live = match found.kind {
+            ValueKind::Put => true,
+            ValueKind::Delete => false,
+            ValueKind::PutUntil(_) => found.kind.is_live(self.shared.env().clock.wall_ms()),
+        };
+        live.then_some(found.value)
+    }
+
+    async fn multi_get_at<K: AsRef<[u8]>>(
+        &self,
+        keys: &[K],
+        pin: Option<SeqNo>,
+    ) -> Result<Vec<Option<Bytes>>> {
+        let held;
+        let seq = match pin {
+            Some(seq) => seq,
+            None => {
+                held =
+                    self.shared.snapshots.pin(self.shared.now(), || self.shared.commits.visible());
+                held.seq()
+            }
+        };
+        let mut values = Vec::with_capacity(keys.len());
+        for key in keys {
+            values.push(self.get_at(key.as_ref(), Some(seq)).await?);
+        }
+        Ok(values)
+    }
+
+    fn scan_at(&self, range: KeyRange, pin: Option<Arc<Pin>>) -> Scan {
+        let view = self.shared.views.load_full();
+        let snapshot = pin.as_ref().map_or_else(|| self.shared.commits.visible(), |pin| pin.seq());
+        Scan::new(self.shared.env().clone(), view, snapshot, pin, range)
+    }
+
+    fn stats(&self) -> Stats {
+        let shared = &self.shared;
+        let view = shared.views.load_full();
+        let version = view.version();
+        let mut stats = Stats::default();
+        shared.totals.fill(&mut stats);
+        stats.memtable_bytes = u64_of(view.memtable_bytes());
+        stats.sealed_memtables = view.sealed.len();
+        stats.cache_bytes = shared.store.cache().bytes();
+        stats.index_bytes = view.tree.tables().values().map(|table| table.pinned_bytes()).sum();
+        stats.levels = version
+            .numbered()
+            .map(|(level, state)| LevelStats {
+                level,
+                slots: state.slots.len(),
+                runs: state.slots.iter().map(|slot| slot.runs.len()).sum(),
+                bytes: version.level_bytes(level),
+            })
+            .collect();
+        stats.tables = version.tables.len();
+        stats.table_bytes = version.tables.values().map(|table| table.file_bytes).sum();
+        stats.pinned_tables = shared.garbage().len();
+        let (snapshots, oldest) = shared.snapshots.count_and_oldest();
+        stats.snapshots = snapshots;
+        stats.oldest_snapshot = oldest.map(|since| shared.now().saturating_sub(since));
+        stats.last_seq = shared.commits.visible();
+        stats.durable_seq = shared.commits.durable().max(version.last_seq);
+        stats
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if !self.closed.load(Ordering::Acquire) {
+            tracing::warn!(
+                dir = %self.shared.config.data_dir.display(),
+                "dropped without shutdown(): what is in memory stays in the log, and is replayed at the next open"
+            );
+            self.shared.commits.refuse(Error::Closed);
+            self.shared.cancel.cancel();
+            self.shared.routes.root.ring(root::Msg::Abandon);
+        }
+    }
+}
+
+/// A point in time. See [`LsmEngine::snapshot`].
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    inner: Arc<Inner>,
+    pin: Arc<Pin>,
+}
+
+impl Snapshot {
+    /// The last write that it sees.
+    #[must_use]
+    pub fn seq(&self) -> SeqNo {
+        self.pin.seq()
+    }
+
+    /// The value of `key` at that time.
+    ///
+    /// # Errors
+    /// As for [`LsmEngine::get`].
+    pub async fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
+        self.inner.get_at(key, Some(self.pin.seq())).await
+    }
+
+    /// The values of `keys`, in their order.
+    ///
+    /// # Errors
+    /// As for [`LsmEngine::get`].
+    pub async fn multi_get<K: AsRef<[u8]>>(&self, keys: &[K]) -> Result<Vec<Option<Bytes>>> {
+        self.inner.multi_get_at(keys, Some(self.pin.seq())).await
+    }
+
+    /// An ordered walk over a range at that time. It keeps the snapshot alive.
+    pub fn scan(&self, range: impl Into<KeyRange>) -> Scan {
+        self.inner.scan_at(range.into(), Some(Arc::clone(&self.pin)))
+    }
+}
+
+/// Takes the directory and brings the data back. Waits a moment for an engine that was just dropped to let go of the lock.
+async fn open_files(env: &Env, config: &ATLLConfig) -> Result<Recovered> {
+    const TRIES: u32 = 50;
+    for _ in 0..TRIES {
+        let (job_env, job_config) = (env.clone(), config.clone());
+        match env.on_disk(move || recover(&job_env, &job_config)).await {
+            Err(Error::Locked { .. }) => env.clock.sleep(Duration::from_millis(10)).await,
+            result => return result,
+        }
+    }
+    Err(Error::Locked { path: config.data_dir.clone() })
+}
+
+/// Everything that the components share, from what recovery found.
+fn build(config: ATLLConfig, env: &Env, recovered: Recovered) -> Arc<Shared> {
+    let Recovered { lock, store, version, manifest, memtables, segment, report } = recovered;
+    let tree = Arc::new(Tree::new(Arc::new(version), None, &store));
+    let active = Arc::new(Memtable::new(segment.id(), env.clock.now()));
+    let views = Arc::new(Views::new(View { active, sealed: memtables, tree }));
+    let core = Core::new(CoreArgs {
+        store: Arc::clone(&store),
+        views: Arc::clone(&views),
+        segment,
+        next_seq: report.last_seq.plus(1),
+        seal_bytes: config.memtable.flush_trigger_bytes,
+    });
+    let routes = Arc::new(Routes::new(config.max_levels));
+    let (bell, seal_bell) = (Arc::clone(&routes), Arc::clone(&routes));
+    let commits = Commits::new(
+        core,
+        move || bell.wal_writer.ring(wal_writer::Msg::Wake),
+        move || seal_bell.memtable_owner.ring(memtable_owner::Msg::Look),
+    );
+    Shared::new(SharedArgs { config, store, views, commits, routes, manifest, lock })
+}
+
+fn write_checkpoint(shared: &Shared, tree: &Tree, layout: &Layout) -> Result<()> {
+    let fs = &*shared.env().fs;
+    layout.create(fs)?;
+    if let Some(first) = FileKind::ALL
+        .into_iter()
+        .map(|kind| layout.list(fs, kind))
+        .collect::<Result<Vec<_>>>()?
+        .concat()
+        .first()
+    {
+        let there = std::io::Error::from(std::io::ErrorKind::AlreadyExists);
+        return Err(Error::io("write a checkpoint over", &first.path, there));
+    }
+    for id in tree.version.live_tables() {
+        let (from, to) = (shared.store.layout().table(id), layout.table(id));
+        fs.hard_link(&from, &to).at("link", &to)?;
+    }
+    let dir = layout.folder(FileKind::Table);
+    fs.sync_dir(&dir).at("sync directory", &dir)?;
+    let mut version = Version::clone(&tree.version);
+    let id = version.next_file.max(shared.store.next_file());
+    version.next_file = FileId(id.0 + 1);
+    version.log_floor = version.next_file; // it has no log
+    ManifestLog::create(fs, layout, id, &version).map(drop)
+}
+
+/// Compile-time proof that every future of the public face can move between threads.
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn assert_send<T: Send>(_: &T) {}
+
+    #[test]
+    fn every_future_is_send() {
+        fn check(engine: &LsmEngine) {
+            assert_send(&LsmEngine::open(ATLLConfig::default()));
+            assert_send(&engine.put("k", "v"));
+            assert_send(&engine.delete(b"k"));
+            assert_send(&engine.write(WriteBatch::default(), WriteOptions::default()));
+            assert_send(&engine.get(b"k"));
+            assert_send(&engine.multi_get(&["k"]));
+            assert_send(&engine.iter_range(b"", b""));
+            assert_send(&engine.scan(..).next());
+            assert_send(&engine.scan(..).next_chunk(3));
+            assert_send(&engine.flush());
+            assert_send(&engine.compact_range(.., CompactionMode::Full));
+            assert_send(&engine.wait_idle());
+            assert_send(&engine.sync());
+            assert_send(&engine.checkpoint("x"));
+            assert_send(&engine.shutdown());
+            assert_send(&engine.snapshot().get(b"k"));
+        }
+        let _: fn(&LsmEngine) = check;
+    }
+}

@@ -1,0 +1,91 @@
+//! The block cache: decompressed, checked data blocks of all tables, bounded by bytes.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use quick_cache::Weighter;
+use quick_cache::sync::Cache;
+
+use crate::format::frame::Place;
+use crate::types::{u64_of, usize_of};
+
+/// Bytes that the cache spends on a block beside its payload, about.
+const OVERHEAD: u64 = 96;
+/// Size of a typical block, to guess how many there will be.
+const TYPICAL_BLOCK: u64 = 4096;
+
+/// Blocks in memory, shared by every table of an engine. Scans do not drive out what is read again and again.
+///
+/// Thread-safe; a hit takes a shared lock of one of many shards.
+pub(crate) struct BlockCache {
+    blocks: Option<Cache<Place, Bytes, ByBytes>>,
+}
+
+#[derive(Clone)]
+struct ByBytes;
+
+impl Weighter<Place, Bytes> for ByBytes {
+    fn weight(&self, _: &Place, block: &Bytes) -> u64 {
+        u64_of(block.len()).saturating_add(OVERHEAD)
+    }
+}
+
+impl BlockCache {
+    /// Cache of at most `capacity` bytes; 0 turns it off.
+    pub(crate) fn new(capacity: u64) -> Arc<Self> {
+        let items = usize_of(capacity / TYPICAL_BLOCK).max(1);
+        let blocks = (capacity > 0).then(|| Cache::with_weighter(items, capacity, ByBytes));
+        Arc::new(Self { blocks })
+    }
+
+    #[inline]
+    pub(crate) fn get(&self, place: Place) -> Option<Bytes> {
+        self.blocks.as_ref()?.get(&place)
+    }
+
+    pub(crate) fn insert(&self, place: Place, block: Bytes) {
+        if let Some(blocks) = &self.blocks {
+            blocks.insert(place, block);
+        }
+    }
+
+    /// Bytes held now.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.blocks.as_ref().map_or(0, Cache::weight)
+    }
+
+    /// Bytes it may hold.
+    pub(crate) fn capacity(&self) -> u64 {
+        self.blocks.as_ref().map_or(0, Cache::capacity)
+    }
+}
+
+impl std::fmt::Debug for BlockCache {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("BlockCache").field("bytes", &self.bytes()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::FileId;
+
+    #[test]
+    fn the_cache_stays_within_its_bytes() {
+        let cache = BlockCache::new(1 << 20);
+        for offset in 0..1000 {
+            cache.insert(Place { file: FileId(1), offset }, Bytes::from(vec![0; 4096]));
+            assert!(cache.bytes() <= 1 << 20);
+        }
+        assert!(cache.bytes() > 1 << 19, "and uses them");
+    }
+
+    #[test]
+    fn a_cache_of_no_bytes_keeps_nothing() {
+        let cache = BlockCache::new(0);
+        let place = Place { file: FileId(1), offset: 0 };
+        cache.insert(place, Bytes::from_static(b"block"));
+        assert_eq!(cache.get(place), None);
+    }
+}

@@ -1,0 +1,615 @@
+//! Laws of tables: what was written is what is read, whatever the shape, the access and the damage.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::ops::Bound;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use proptest::prelude::*;
+use tempfile::TempDir;
+
+use super::*;
+use crate::config::{Compression, MAX_KEY_BYTES, MAX_VALUE_BYTES};
+use crate::cursor::{Cursor, Stop};
+use crate::env::{Fs, OsFs, ReadFile, WriteFile};
+use crate::error::{Error, Result};
+use crate::observe::{BuildMetrics, NoopMeter, ReadMetrics};
+use crate::types::{Direction, FileId, KeyRange, Level, SeqNo, ValueKind, u64_of, usize_of};
+use crate::version::TableMeta;
+
+/// All versions, in the order of a table: key ascending, number descending.
+type Model = BTreeMap<(Bytes, std::cmp::Reverse<u64>), (ValueKind, Bytes)>;
+type Row = (Bytes, SeqNo, ValueKind, Bytes);
+
+fn options() -> TableOptions {
+    TableOptions {
+        file: FileId(7),
+        level: Level(1),
+        block_size: 4096,
+        restart_interval: 16,
+        compression: Compression::None,
+        bloom_bits_per_key: 10,
+        created_s: 1_700_000_000,
+    }
+}
+
+struct Fixture {
+    _dir: TempDir,
+    path: PathBuf,
+    meta: TableMeta,
+}
+
+/// Writes a table; `cut_every`: entries after which a section ends.
+fn write(model: &Model, options: TableOptions, cut_every: usize) -> Fixture {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("000007.sst");
+    let fs: Arc<dyn Fs> = Arc::new(OsFs);
+    let metrics = BuildMetrics::new(&NoopMeter);
+    let mut writer = TableWriter::create(&fs, &path, options, &metrics).unwrap();
+    for (i, ((key, seq), (kind, value))) in model.iter().enumerate() {
+        if i > 0 && i.is_multiple_of(cut_every) {
+            writer.cut().unwrap();
+        }
+        writer.add(key, SeqNo(seq.0), *kind, value).unwrap();
+    }
+    let meta = writer.finish().unwrap();
+    assert_eq!(meta.file_bytes, std::fs::metadata(&path).unwrap().len());
+    Fixture { _dir: dir, path, meta }
+}
+
+fn table_on(fs: Arc<dyn Fs>, fixture: &Fixture, cache_bytes: u64) -> Arc<Table> {
+    let (meta, cache) = (Arc::new(fixture.meta.clone()), BlockCache::new(cache_bytes));
+    Table::new(fs, fixture.path.clone(), meta, cache, ReadMetrics::new(&NoopMeter))
+}
+
+fn open(path: &Path) -> Result<Arc<Table>> {
+    let (cache, metrics) = (BlockCache::new(1 << 20), ReadMetrics::new(&NoopMeter));
+    Table::open(Arc::new(OsFs), path.to_owned(), cache, metrics)
+}
+
+/// Drives a step to its end, waiting where it has to.
+fn finish<T>(mut step: impl FnMut() -> Result<T, Stop>) -> Result<T> {
+    for _ in 0..1000 {
+        match step() {
+            Ok(done) => return Ok(done),
+            Err(Stop::Failed(error)) => return Err(error),
+            Err(Stop::Blocked(read)) => read()?,
+        }
+    }
+    panic!("a step that never ends");
+}
+
+fn get(table: &Arc<Table>, key: &[u8], snapshot: u64, access: Access) -> Result<Option<Found>> {
+    let mut fetch = Fetch::new(access, true);
+    finish(|| table.get(key, hash_key(key), SeqNo(snapshot), &mut fetch))
+}
+
+fn row(cursor: &TableCursor) -> Option<Row> {
+    let entry = cursor.entry()?;
+    Some((Bytes::copy_from_slice(entry.key), entry.seq, entry.kind, cursor.value()))
+}
+
+fn rows(cursor: &mut TableCursor) -> Result<Vec<Row>> {
+    let mut all = Vec::new();
+    finish(|| cursor.rewind())?;
+    while let Some(row) = row(cursor) {
+        all.push(row);
+        finish(|| cursor.advance())?;
+    }
+    Ok(all)
+}
+
+fn expected(model: &Model, range: &KeyRange, direction: Direction) -> Vec<Row> {
+    let in_range = model.iter().filter(|((key, _), _)| range.contains(key));
+    let mut all: Vec<Row> = in_range
+        .map(|((key, seq), (kind, value))| (key.clone(), SeqNo(seq.0), *kind, value.clone()))
+        .collect();
+    if direction == Direction::Backward {
+        all.reverse();
+    }
+    all
+}
+
+fn newest(model: &Model, key: &Bytes, snapshot: u64) -> Option<Found> {
+    use std::cmp::Reverse;
+    let versions = (
+        Bound::Included((key.clone(), Reverse(snapshot))),
+        Bound::Included((key.clone(), Reverse(0))),
+    );
+    let ((_, seq), (kind, value)) = model.range(versions).next()?;
+    Some(Found { seq: SeqNo(seq.0), kind: *kind, value: value.clone() })
+}
+
+/// A file system on which nothing can be read without waiting.
+#[derive(Debug)]
+struct Slow;
+
+#[derive(Debug)]
+struct SlowFile(Arc<dyn ReadFile>);
+
+impl Fs for Slow {
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn ReadFile>> {
+        Ok(Arc::new(SlowFile(OsFs.open(path)?)))
+    }
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn WriteFile>> {
+        OsFs.create(path)
+    }
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        OsFs.rename(from, to)
+    }
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        OsFs.remove(path)
+    }
+    fn list(&self, dir: &Path) -> io::Result<Vec<(String, u64)>> {
+        OsFs.list(dir)
+    }
+    fn create_dir(&self, dir: &Path) -> io::Result<()> {
+        OsFs.create_dir(dir)
+    }
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        OsFs.sync_dir(dir)
+    }
+    fn sync_file(&self, path: &Path) -> io::Result<()> {
+        OsFs.sync_file(path)
+    }
+    fn hard_link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        OsFs.hard_link(from, to)
+    }
+    fn lock(&self, path: &Path) -> io::Result<Box<dyn std::any::Any + Send + Sync>> {
+        OsFs.lock(path)
+    }
+    fn free_space(&self, dir: &Path) -> io::Result<u64> {
+        OsFs.free_space(dir)
+    }
+}
+
+impl ReadFile for SlowFile {
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        self.0.read_exact_at(buf, offset)
+    }
+    fn try_read_exact_at(&self, _: &mut [u8], _: u64) -> io::Result<()> {
+        Err(io::ErrorKind::WouldBlock.into())
+    }
+    fn size(&self) -> io::Result<u64> {
+        self.0.size()
+    }
+}
+
+fn key() -> impl Strategy<Value = Bytes> {
+    prop_oneof![
+        1 => Just(Vec::new()),
+        4 => proptest::collection::vec(prop_oneof![Just(0u8), Just(0xff), Just(b'a')], 0..5),
+        4 => "common/long/prefix/of/every/key/[ab]{0,3}[0-9]{0,10}".prop_map(String::into_bytes),
+        2 => proptest::collection::vec(any::<u8>(), 0..20),
+    ]
+    .prop_map(Bytes::from)
+}
+
+fn model() -> impl Strategy<Value = Model> {
+    let kind = prop_oneof![
+        6 => Just(ValueKind::Put),
+        2 => Just(ValueKind::Delete),
+        2 => any::<u64>().prop_map(ValueKind::PutUntil)
+    ];
+    let value = prop_oneof![
+        20 => proptest::collection::vec(any::<u8>(), 0..60),
+        2 => (0usize..9000).prop_map(|len| vec![3; len]),
+    ];
+    let row = (key(), 0u64..12, kind, value);
+    proptest::collection::vec(row, 1..200).prop_map(|rows| {
+        let entry = |(key, seq, kind, value): (Bytes, u64, ValueKind, Vec<u8>)| {
+            let value = if kind == ValueKind::Delete { Bytes::new() } else { value.into() };
+            ((key, std::cmp::Reverse(seq)), (kind, value))
+        };
+        rows.into_iter().map(entry).collect()
+    })
+}
+
+fn shape() -> impl Strategy<Value = (TableOptions, usize)> {
+    let codec =
+        prop_oneof![Just(Compression::None), Just(Compression::Lz4), Just(Compression::Zstd)];
+    (64usize..4096, 1usize..64, codec, 0usize..16, 1usize..120).prop_map(
+        |(block_size, restart_interval, compression, bloom_bits_per_key, cut_every)| {
+            let shape = TableOptions {
+                block_size,
+                restart_interval,
+                compression,
+                bloom_bits_per_key,
+                ..options()
+            };
+            (shape, cut_every)
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(150))]
+
+    #[test]
+    fn a_get_at_any_snapshot_is_the_newest_version_by_then(
+        model in model(), (options, cut_every) in shape(), others in proptest::collection::vec(key(), 5),
+    ) {
+        let fixture = write(&model, options, cut_every);
+        let fast = open(&fixture.path).unwrap();
+        prop_assert_eq!(&**fast.meta(), &fixture.meta);
+        fast.verify().unwrap();
+        let slow = table_on(Arc::new(Slow), &fixture, 0);
+        let keys: std::collections::BTreeSet<_> = model.keys().map(|(key, _)| key).chain(&others).collect();
+        for key in keys {
+            for snapshot in [0, 1, 3, 6, 11, u64::MAX] {
+                let expected = newest(&model, key, snapshot);
+                prop_assert_eq!(&get(&fast, key, snapshot, Access::Wait).unwrap(), &expected);
+                prop_assert_eq!(&get(&slow, key, snapshot, Access::Try).unwrap(), &expected);
+            }
+        }
+    }
+
+    #[test]
+    fn cursors_show_every_entry_of_their_range_in_order(
+        model in model(), (options, cut_every) in shape(), bounds in (key(), proptest::option::of(key())),
+        fill_cache: bool,
+    ) {
+        let fixture = write(&model, options, cut_every);
+        let ranges = [KeyRange::all(), KeyRange::new(bounds.0, bounds.1)];
+        for range in ranges {
+            for direction in [Direction::Forward, Direction::Backward] {
+                let expected = expected(&model, &range, direction);
+                let waits = open(&fixture.path).unwrap();
+                let mut cursor = TableCursor::new(waits, range.clone(), direction, Access::Wait, fill_cache);
+                prop_assert_eq!(&rows(&mut cursor).unwrap(), &expected);
+                for cache_bytes in [0, 1 << 20] {
+                    let slow = table_on(Arc::new(Slow), &fixture, cache_bytes);
+                    let mut cursor = TableCursor::new(slow, range.clone(), direction, Access::Try, fill_cache);
+                    prop_assert_eq!(&rows(&mut cursor).unwrap(), &expected);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_seek_goes_where_a_walk_would(
+        model in model(), (options, cut_every) in shape(),
+        bounds in (key(), proptest::option::of(key())),
+        seeks in proptest::collection::vec((key(), 0usize..6), 1..20),
+    ) {
+        let fixture = write(&model, options, cut_every);
+        let slow = table_on(Arc::new(Slow), &fixture, 0);
+        let quick = open(&fixture.path).unwrap();
+        let range = KeyRange::new(bounds.0, bounds.1);
+        for direction in [Direction::Forward, Direction::Backward] {
+            let all = expected(&model, &range, direction);
+            let mut cursors = [
+                TableCursor::new(Arc::clone(&slow), range.clone(), direction, Access::Try, false),
+                TableCursor::new(Arc::clone(&quick), range.clone(), direction, Access::Wait, true),
+            ];
+            for (key, steps) in &seeks {
+                let from = all.iter().position(|row| match direction {
+                    Direction::Forward => row.0 >= *key,
+                    Direction::Backward => row.0 < *key,
+                });
+                let expected = all.iter().skip(from.unwrap_or(all.len()));
+                for cursor in &mut cursors {
+                    finish(|| cursor.seek(key)).unwrap();
+                    for expected in expected.clone().take(*steps) {
+                        prop_assert_eq!(&row(cursor), &Some(expected.clone()));
+                        finish(|| cursor.advance()).unwrap();
+                    }
+                    prop_assert_eq!(row(cursor), expected.clone().nth(*steps).cloned());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_blocks_of_a_range_hold_its_keys(model in model(), (options, cut_every) in shape(), start in key()) {
+        let fixture = write(&model, options, cut_every);
+        let table = open(&fixture.path).unwrap();
+        let all = table.block_ends(&KeyRange::all()).unwrap();
+        let data: u64 = fixture.meta.sections.iter().map(|section| u64::from(section.data_len)).sum();
+        prop_assert_eq!(all.iter().map(|(_, bytes)| bytes).sum::<u64>(), data);
+        prop_assert!(all.is_sorted_by(|a, b| a.0 <= b.0));
+        prop_assert_eq!(all.first().map(|(key, _)| key), model.keys().next().map(|(key, _)| key));
+        let end = model.keys().last().map(|(key, _)| key.clone());
+        let range = KeyRange::new(start, end);
+        let part = table.block_ends(&range).unwrap();
+        prop_assert!(part.iter().all(|(key, _)| range.contains(key)));
+        let holds = model.keys().any(|(key, _)| range.contains(key));
+        prop_assert!(!holds || !part.is_empty());
+    }
+}
+
+fn numbered(n: usize) -> Model {
+    let row = |i| {
+        let key = Bytes::from(format!("key_{i:08}"));
+        ((key, std::cmp::Reverse(u64_of(i) + 1)), (ValueKind::Put, Bytes::from(vec![b'v'; 40])))
+    };
+    (0..n).map(row).collect()
+}
+
+fn small() -> Model {
+    use std::cmp::Reverse;
+    let row = |key: &'static str, seq, kind, value: &'static str| {
+        ((Bytes::from(key), Reverse(seq)), (kind, Bytes::from(value)))
+    };
+    [
+        row("", 3, ValueKind::Put, "empty key"),
+        row("apple", 9, ValueKind::PutUntil(1_800_000_000_000), "red red red red red red red red"),
+        row("apple", 4, ValueKind::Delete, ""),
+        row("apricot", 5, ValueKind::Put, "orange orange orange orange orange"),
+        row("banana", 6, ValueKind::Put, "yellow yellow yellow yellow yellow"),
+        row("cherry", 7, ValueKind::Delete, ""),
+    ]
+    .into()
+}
+
+const CODECS: [Compression; 3] = [Compression::None, Compression::Lz4, Compression::Zstd];
+
+/// Everything a reader may ask of a table: the rows, both ways, and each key by itself.
+fn read_all(table: &Arc<Table>, model: &Model) -> Result<Vec<Row>> {
+    let cursor = |direction| {
+        TableCursor::new(Arc::clone(table), KeyRange::all(), direction, Access::Wait, false)
+    };
+    let forward = rows(&mut cursor(Direction::Forward))?;
+    let mut backward = rows(&mut cursor(Direction::Backward))?;
+    backward.reverse();
+    assert_eq!(forward, backward);
+    for (key, _) in model.keys() {
+        assert_eq!(get(table, key, u64::MAX, Access::Wait)?, newest(model, key, u64::MAX));
+    }
+    Ok(forward)
+}
+
+/// A damaged file answers with the truth or with `Corrupt`; `verify` never lets it pass.
+fn expect_truth_or_corrupt(fixture: &Fixture, model: &Model, what: &str) {
+    let truth = expected(model, &KeyRange::all(), Direction::Forward);
+    let by_manifest = table_on(Arc::new(OsFs), fixture, 0);
+    for table in [Ok(by_manifest), open(&fixture.path)] {
+        match table.and_then(|table| Ok((read_all(&table, model)?, table))) {
+            Ok((rows, table)) => {
+                assert_eq!(rows, truth, "{what}");
+                let verdict = table.verify();
+                assert!(matches!(verdict, Err(Error::Corrupt { .. })), "{what}: {verdict:?}");
+            }
+            Err(Error::Corrupt { .. }) => {}
+            Err(other) => panic!("{what}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn no_flipped_bit_and_no_truncation_gives_a_wrong_answer() {
+    let model = small();
+    for compression in CODECS {
+        let fixture = write(&model, TableOptions { compression, block_size: 64, ..options() }, 2);
+        assert_eq!(fixture.meta.sections.len(), 3);
+        let bytes = std::fs::read(&fixture.path).unwrap();
+        for bit in 0..bytes.len() * 8 {
+            let mut flipped = bytes.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            std::fs::write(&fixture.path, &flipped).unwrap();
+            expect_truth_or_corrupt(&fixture, &model, &format!("{compression:?}, bit {bit}"));
+        }
+        for len in 0..bytes.len() {
+            std::fs::write(&fixture.path, &bytes[..len]).unwrap();
+            expect_truth_or_corrupt(&fixture, &model, &format!("{compression:?}, {len} bytes"));
+        }
+    }
+}
+
+#[test]
+fn a_table_keeps_its_bytes() {
+    let fixture = write(&small(), TableOptions { block_size: 64, ..options() }, 4);
+    let bytes = std::fs::read(&fixture.path).unwrap();
+    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let golden: String =
+        include_str!("../../tests/golden/small.sst.hex").split_whitespace().collect();
+    assert_eq!(hex, golden);
+}
+
+#[test]
+fn a_table_read_in_place_of_another_is_damage() {
+    let model = numbered(100);
+    let fixture = write(&model, options(), 1000);
+    let mut other = write(&model, TableOptions { file: FileId(8), ..options() }, 1000);
+    other.path.clone_from(&fixture.path);
+    let table = table_on(Arc::new(OsFs), &other, 0);
+    let answer = get(&table, b"key_00000001", u64::MAX, Access::Wait);
+    assert!(matches!(answer, Err(Error::Corrupt { .. })));
+}
+
+#[test]
+fn entries_out_of_order_or_over_the_limits_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, fs): (_, Arc<dyn Fs>) = (dir.path().join("t"), Arc::new(OsFs));
+    let metrics = BuildMetrics::new(&NoopMeter);
+    let mut writer = TableWriter::create(&fs, &path, options(), &metrics).unwrap();
+    let mut add =
+        |key: &[u8], seq, value: &[u8]| writer.add(key, SeqNo(seq), ValueKind::Put, value);
+    add(b"", 5, b"").unwrap();
+    add(b"b", 5, b"").unwrap();
+    for (key, seq) in [(b"a", 9), (b"b", 5), (b"b", 6)] {
+        assert!(matches!(add(key, seq, b""), Err(Error::OutOfOrder)));
+    }
+    let key = vec![b'c'; MAX_KEY_BYTES + 1];
+    assert!(matches!(add(&key, 1, b""), Err(Error::TooLarge { what: "key", .. })));
+    let value = vec![0; MAX_VALUE_BYTES + 1];
+    assert!(matches!(add(b"c", 1, &value), Err(Error::TooLarge { what: "value", .. })));
+    add(b"b", 4, b"").unwrap();
+    add(&key[1..], 1, b"").unwrap();
+    assert_eq!(writer.finish().unwrap().entries, 4);
+}
+
+#[test]
+fn a_table_that_is_given_up_leaves_nothing_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, fs): (_, Arc<dyn Fs>) = (dir.path().join("t"), Arc::new(OsFs));
+    let metrics = BuildMetrics::new(&NoopMeter);
+    let mut writer = TableWriter::create(&fs, &path, options(), &metrics).unwrap();
+    writer.add(b"k", SeqNo(1), ValueKind::Put, b"v").unwrap();
+    assert_eq!(fs.list(dir.path()).unwrap().len(), 1);
+    writer.abandon();
+    assert_eq!(fs.list(dir.path()).unwrap(), []);
+}
+
+#[test]
+fn the_largest_value_is_an_entry_like_any_other() {
+    let value = Bytes::from(vec![7; MAX_VALUE_BYTES]);
+    let key = Bytes::from(vec![b'k'; MAX_KEY_BYTES]);
+    let mut model = numbered(3);
+    model.insert((key.clone(), std::cmp::Reverse(1)), (ValueKind::PutUntil(9), value.clone()));
+    model.insert((Bytes::from("z"), std::cmp::Reverse(1)), (ValueKind::Put, Bytes::from("last")));
+    let fixture = write(&model, options(), 1000);
+    let table = table_on(Arc::new(OsFs), &fixture, 0);
+    let found = get(&table, &key, u64::MAX, Access::Wait).unwrap().unwrap();
+    assert!(found.value == value && found.kind == ValueKind::PutUntil(9));
+    let last = get(&table, b"z", u64::MAX, Access::Wait).unwrap().unwrap();
+    assert_eq!(&last.value[..], b"last");
+}
+
+#[test]
+fn a_section_ends_at_four_mebibytes_or_where_it_is_cut() {
+    let row = |i: u64| {
+        let key = Bytes::from(format!("{i:04}"));
+        ((key, std::cmp::Reverse(1)), (ValueKind::Put, Bytes::from(vec![0; 100_000])))
+    };
+    let model: Model = (0..100).map(row).collect();
+    let fixture = write(&model, TableOptions { block_size: 4096, ..options() }, 1000);
+    assert_eq!(fixture.meta.sections.len(), 3);
+    assert!(fixture.meta.sections.iter().all(|section| section.data_len <= 4 << 20));
+    let table = table_on(Arc::new(OsFs), &fixture, 0);
+    table.verify().unwrap();
+    assert!(table.pinned_bytes() > 0);
+}
+
+#[test]
+fn versions_of_one_key_may_fill_many_blocks_and_sections() {
+    let key = Bytes::from("hot");
+    let row =
+        |seq| ((key.clone(), std::cmp::Reverse(seq)), (ValueKind::Put, Bytes::from(vec![1; 100])));
+    let mut model: Model = (1..=500).map(row).collect();
+    model.insert((Bytes::from("hos"), std::cmp::Reverse(3)), (ValueKind::Put, Bytes::new()));
+    model.insert((Bytes::from("hou"), std::cmp::Reverse(3)), (ValueKind::Put, Bytes::new()));
+    let fixture = write(&model, TableOptions { block_size: 256, ..options() }, 100);
+    assert!(fixture.meta.sections.len() > 4);
+    let table = table_on(Arc::new(Slow), &fixture, 0);
+    table.verify().unwrap();
+    for snapshot in 0..=501 {
+        let found = get(&table, &key, snapshot, Access::Try).unwrap();
+        assert_eq!(found, newest(&model, &key, snapshot), "at {snapshot}");
+    }
+}
+
+#[test]
+fn a_table_of_an_engine_is_not_touched_before_it_is_read() {
+    let mut fixture = write(&numbered(10), options(), 1000);
+    fixture.path.set_file_name("missing");
+    let table = table_on(Arc::new(OsFs), &fixture, 0);
+    assert_eq!((table.meta().entries, table.pinned_bytes()), (10, 0));
+    assert_eq!(get(&table, b"before all", u64::MAX, Access::Try).unwrap(), None);
+    assert!(matches!(get(&table, b"key_00000001", 9, Access::Wait), Err(Error::Io { .. })));
+}
+
+#[test]
+fn tombstones_keep_their_age_and_dense_blocks_are_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, fs): (_, Arc<dyn Fs>) = (dir.path().join("t"), Arc::new(OsFs));
+    let metrics = BuildMetrics::new(&NoopMeter);
+    let mut writer = TableWriter::create(&fs, &path, options(), &metrics).unwrap();
+    writer.add(b"a", SeqNo(1), ValueKind::Delete, b"").unwrap();
+    writer.tombstones_since(1000);
+    writer.add(b"b", SeqNo(1), ValueKind::Delete, b"").unwrap();
+    writer.add(b"c", SeqNo(1), ValueKind::PutUntil(5_000), b"").unwrap();
+    writer.cut().unwrap();
+    writer.cut().unwrap();
+    writer.add(b"d", SeqNo(1), ValueKind::Put, b"").unwrap();
+    let meta = writer.finish().unwrap();
+    let facts = |i: usize| {
+        let section = &meta.sections[i];
+        (section.tombstones, section.dense_blocks, section.oldest_tombstone_s, section.min_expiry_s)
+    };
+    assert_eq!(meta.sections.len(), 2);
+    assert_eq!((facts(0), facts(1)), ((2, 1, 1000, 5), (0, 0, 0, u32::MAX)));
+}
+
+/// Counts reads and their bytes.
+#[derive(Debug, Default)]
+struct Counts {
+    reads: AtomicU64,
+    bytes: AtomicU64,
+}
+
+#[test]
+fn a_scan_reads_ahead_in_large_pieces() {
+    #[derive(Debug)]
+    struct Counting(Arc<dyn ReadFile>, Arc<Counts>);
+    impl ReadFile for Counting {
+        fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+            self.1.reads.fetch_add(1, Ordering::Relaxed);
+            self.1.bytes.fetch_add(u64_of(buf.len()), Ordering::Relaxed);
+            self.0.read_exact_at(buf, offset)
+        }
+        fn try_read_exact_at(&self, _: &mut [u8], _: u64) -> io::Result<()> {
+            Err(io::ErrorKind::WouldBlock.into())
+        }
+        fn size(&self) -> io::Result<u64> {
+            self.0.size()
+        }
+    }
+    let fixture = write(&numbered(40_000), options(), usize::MAX);
+    for (access, most) in [(Access::Wait, 20), (Access::Try, 25)] {
+        let counts = Arc::<Counts>::default();
+        let table = table_on(Arc::new(OsFs), &fixture, 0);
+        let file = Counting(OsFs.open(&fixture.path).unwrap(), Arc::clone(&counts));
+        table.set_file(Arc::new(file));
+        let cursor =
+            |range| TableCursor::new(Arc::clone(&table), range, Direction::Forward, access, false);
+        assert_eq!(rows(&mut cursor(KeyRange::all())).unwrap().len(), 40_000);
+        let reads = counts.reads.load(Ordering::Relaxed);
+        assert!(reads <= most, "{access:?}: {reads} reads for {} bytes", fixture.meta.file_bytes);
+        counts.bytes.store(0, Ordering::Relaxed);
+        let ten = KeyRange::new("key_00000100".into(), Some("key_00000110".into()));
+        assert_eq!(rows(&mut cursor(ten)).unwrap().len(), 10);
+        let bytes = counts.bytes.load(Ordering::Relaxed);
+        assert!(bytes <= 2 * 4500, "a short range reads its blocks only: {bytes}");
+    }
+}
+
+#[test]
+fn a_million_entries_are_all_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, fs): (_, Arc<dyn Fs>) = (dir.path().join("t"), Arc::new(OsFs));
+    let metrics = BuildMetrics::new(&NoopMeter);
+    let mut writer = TableWriter::create(&fs, &path, options(), &metrics).unwrap();
+    for i in 0..1_000_000u64 {
+        writer
+            .add(format!("{:010}", i * 2).as_bytes(), SeqNo(i), ValueKind::Put, b"0123456789")
+            .unwrap();
+    }
+    let estimate = writer.bytes_written();
+    let meta = writer.finish().unwrap();
+    assert!(estimate.abs_diff(meta.file_bytes) < meta.file_bytes / 20, "{estimate}");
+    let table = open(&path).unwrap();
+    let mut cursor = TableCursor::new(
+        Arc::clone(&table),
+        KeyRange::all(),
+        Direction::Forward,
+        Access::Wait,
+        false,
+    );
+    cursor.rewind().unwrap();
+    let mut seen = 0u64;
+    while let Some(entry) = cursor.entry() {
+        assert_eq!(entry.seq, SeqNo(seen));
+        seen += 1;
+        cursor.advance().unwrap();
+    }
+    assert_eq!(seen, 1_000_000);
+    for i in (0..2_000_000u64).step_by(997) {
+        let found = get(&table, format!("{i:010}").as_bytes(), u64::MAX, Access::Try).unwrap();
+        assert_eq!(found.map(|found| found.seq), (i % 2 == 0).then_some(SeqNo(i / 2)));
+    }
+    assert!(usize_of(table.pinned_bytes()) < 4_000_000);
+}
