@@ -135,9 +135,12 @@ impl Policy {
             .or_else(|| self.cleanup(site))
     }
 
-    /// A slot over its budget moves down.
+    /// Of a level over its target, a slot over its budget moves down.
     fn promotion(&self, site: &Site<'_>) -> Option<Draft> {
         let level = site.id.level;
+        if !self.shapes.is_over(level) {
+            return None;
+        }
         let budget = self.shapes.budget(&self.config, level, &site.sized.shape);
         let over = site.bytes() as f64 / budget.max(1.0);
         if over < 1.0 {

@@ -74,11 +74,13 @@ pub(crate) fn counters_for(
     for (level, state) in version.numbered() {
         for (range, slot) in state.ranged() {
             let id = SlotId { level, start: slot.start.clone() };
-            let known = old.get(&id).filter(|known| known.middle.is_some() || slot.runs.is_empty());
-            let kept = known.map_or_else(
-                || Arc::new(SlotCounters::new(placement::rough_median(version, slot, &range))),
-                Arc::clone,
-            );
+            let known = old.get(&id);
+            // A slot that had no middle may have one now; until it does, its counters go on.
+            let is_open = known.is_none_or(|known| known.middle.is_none());
+            let middle =
+                if is_open { placement::rough_median(version, slot, &range) } else { None };
+            let kept = known.filter(|_| middle.is_none());
+            let kept = kept.map_or_else(|| Arc::new(SlotCounters::new(middle.clone())), Arc::clone);
             counters.insert(id, kept);
         }
     }

@@ -303,6 +303,9 @@ impl Policy {
             }
             let touches = Busy::of(&plan, load.version);
             let is_heavy = plan.action.is_heavy();
+            if touches.moves_guards && taken.iter().any(|other| other.moves_guards) {
+                continue; // one at a time: the next may find its level cut finely enough
+            }
             if taken.iter().any(|other| other.conflicts(&touches)) {
                 // What is urgent and blocked keeps its place free, or smaller work would keep it out for ever.
                 if touches.moves_guards || plan.lane == Lane::Mandatory {
@@ -486,8 +489,8 @@ fn order(plan: &Plan) -> (Lane, u8) {
 
 /// The edit operations of a promotion that needs no byte moved, if there are any.
 ///
-/// That is so when nothing lies below and the slot holds no more runs than a slot there may, or when its only run can be
-/// handed down without cutting a slice. `fresh`: gives new run names.
+/// That is so for a single run if nothing lies below, or if none of its slices is cut by a guard below. Several runs are
+/// merged in any case: handed down as they are, they would have to be merged there. `fresh`: gives a new run name.
 pub(crate) fn trivial_move(
     version: &Version,
     slot: &SlotId,
@@ -497,30 +500,24 @@ pub(crate) fn trivial_move(
     let (range, state) = version.slot(slot)?;
     let below = slot.level.below();
     let level = version.level(below)?;
-    let moved: Vec<&Run> = runs.iter().filter_map(|id| state.run(*id)).collect();
-    if moved.len() != runs.len() || moved.is_empty() {
-        return None;
-    }
+    let [only] = runs else { return None };
+    let run = state.run(*only)?;
     let empty = level.overlapping(&range).all(|(_, child)| child.runs.is_empty());
-    let whole = |run: &&Run| {
-        run.slices.iter().all(|slice| {
-            version
-                .slot_of(below, &slice.range.start)
-                .is_some_and(|(child, _)| child.covers(&slice.range))
-        })
-    };
-    if !(moved.len() == 1 && (empty || moved.iter().all(whole))) {
+    let mut slices = run.slices.iter();
+    let whole = slices.all(|slice| {
+        let child = version.slot_of(below, &slice.range.start);
+        child.is_some_and(|(child, _)| child.covers(&slice.range))
+    });
+    if !empty && !whole {
         return None;
     }
     let (level, removed) = (slot.level, runs.to_vec());
     let mut ops =
         vec![EditOp::ReplaceRuns { level, slot: slot.start.clone(), removed, with: None }];
-    for run in moved.into_iter().rev() {
-        let id = fresh();
-        for (start, piece) in version.cut_run(run, below) {
-            let run = Run { id, slices: piece.slices };
-            ops.push(EditOp::PushRun { level: below, slot: start, run });
-        }
+    let id = fresh();
+    for (start, piece) in version.cut_run(run, below) {
+        let run = Run { id, slices: piece.slices };
+        ops.push(EditOp::PushRun { level: below, slot: start, run });
     }
     Some(ops)
 }

@@ -160,6 +160,12 @@ impl Shapes {
         self.targets.get(level.index()).copied().unwrap_or(f64::MAX)
     }
 
+    /// Whether a level holds more than it aims at.
+    pub(crate) fn is_over(&self, level: Level) -> bool {
+        let bytes = self.bytes.get(level.index()).copied().unwrap_or(0);
+        bytes as f64 > self.target(level)
+    }
+
     /// Bytes from which a slot is promoted: its part of the level's target, by its share of the data and evenly.
     pub(crate) fn budget(&self, config: &ATLLConfig, level: Level, slot: &SlotShape) -> f64 {
         let total = self.bytes.get(level.index()).copied().unwrap_or(0).max(1) as f64;

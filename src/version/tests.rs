@@ -230,7 +230,7 @@ fn a_table_that_nothing_names_is_dropped_and_a_new_one_must_be_named() {
     tree.install(vec![op]).unwrap();
     assert!(tree.version.tables.is_empty());
     assert_eq!(
-        tree.install(vec![EditOp::AddTable(meta.clone())]),
+        tree.install(vec![EditOp::AddTable(Arc::clone(&meta))]),
         Err(EditError::Unnamed(meta.file))
     );
 }
