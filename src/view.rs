@@ -5,6 +5,7 @@
 //!
 //! Invariant: newest first, for each key: active memtable, sealed ones, runs of L0, then one slot a level, its runs in order.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -18,7 +19,7 @@ use crate::policy::{SAMPLING, SlotCounters, counters_for};
 use crate::storage::store::Store;
 use crate::storage::{Access, Fetch, Table, TableCursor, hash_key};
 use crate::types::{Direction, FileId, KeyRange, Level, SeqNo, SlotId};
-use crate::version::{LevelState, Run, Version};
+use crate::version::{LevelState, Run, Slot, Version};
 
 /// Memtables and tables of one instant.
 #[derive(Clone, Debug)]
@@ -120,11 +121,12 @@ impl Tree {
                 (*id, open.unwrap_or_else(|| store.table(meta)))
             })
             .collect();
-        let mut counters = BTreeMap::new();
-        let mut levels = Vec::new();
-        for (level, state) in version.numbered().skip(1) {
-            levels.push(resolve_level(level, state, (&tables, before, &mut counters)));
-        }
+        let none = BTreeMap::new();
+        let counters = counters_for(&version, before.map_or(&none, |tree| &tree.counters));
+        let deeper = version.numbered().skip(1);
+        let mut levels: Vec<_> = deeper
+            .map(|(level, state)| resolve_level(level, state, (&tables, &counters)))
+            .collect();
         let used = levels.iter().rposition(|slots| slots.iter().any(|slot| !slot.runs.is_empty()));
         levels.truncate(used.map_or(0, |last| last + 1));
         let l0 = version.l0_runs().iter().map(|run| RunView::new(run, &tables)).collect();
@@ -146,38 +148,20 @@ impl Tree {
         let walk = Walk { direction: Direction::Forward, access: Access::Wait, fill_cache: false };
         run.cursor(&KeyRange::all(), walk)
     }
-
-    /// Runs that may hold `key`, newest first, each with the slot it is in.
-    fn runs_of<'a>(
-        &'a self,
-        key: &'a [u8],
-    ) -> impl Iterator<Item = (&'a RunView, Option<&'a SlotView>)> {
-        let deeper = self.levels.iter().flat_map(move |slots| {
-            let slot = slots.get(slot_of(slots, key));
-            slot.into_iter().flat_map(|slot| slot.runs.iter().map(move |run| (run, Some(slot))))
-        });
-        self.l0.iter().map(|run| (run, None)).chain(deeper)
-    }
 }
 
-type Resolving<'a> = (
-    &'a BTreeMap<FileId, Arc<Table>>,
-    Option<&'a Tree>,
-    &'a mut BTreeMap<SlotId, Arc<SlotCounters>>,
-);
+type Resolving<'a> = (&'a BTreeMap<FileId, Arc<Table>>, &'a BTreeMap<SlotId, Arc<SlotCounters>>);
 
 fn resolve_level(
     level: Level,
     state: &LevelState,
-    (tables, before, counters): Resolving<'_>,
+    (tables, counters): Resolving<'_>,
 ) -> Arc<[SlotView]> {
-    let resolve = |(range, slot): (KeyRange, &Arc<crate::version::Slot>)| {
+    let resolve = |(range, slot): (KeyRange, &Arc<Slot>)| {
         let id = SlotId { level, start: slot.start.clone() };
-        let known = before.and_then(|tree| tree.counters.get(&id)).cloned();
-        let counter = known.unwrap_or_default();
-        counters.insert(id, Arc::clone(&counter));
+        let counters = counters.get(&id).cloned().unwrap_or_default();
         let runs = slot.runs.iter().map(|run| RunView::new(run, tables)).collect();
-        SlotView { range, runs, counters: counter }
+        SlotView { range, runs, counters }
     };
     state.ranged().map(resolve).collect()
 }
@@ -222,7 +206,7 @@ impl RunView {
 
 type RunCursor = Concat<Slices>;
 
-struct Slices {
+pub(crate) struct Slices {
     slices: Vec<(KeyRange, Arc<Table>)>,
     walk: Walk,
 }
@@ -246,15 +230,17 @@ impl Parts for Slices {
 }
 
 /// Slots of a level that overlap a range.
-struct Slots {
+pub(crate) struct Slots {
     slots: Arc<[SlotView]>,
     within: std::ops::Range<usize>,
     range: KeyRange,
     walk: Walk,
+    /// Whether this scan is one of those that are counted.
+    sampled: bool,
 }
 
 impl Parts for Slots {
-    type Cursor = Merge<RunCursor>;
+    type Cursor = SlotCursor;
 
     fn len(&self) -> usize {
         self.within.len()
@@ -266,11 +252,54 @@ impl Parts for Slots {
             - self.within.start
     }
 
-    fn open(&self, part: usize) -> Merge<RunCursor> {
+    fn open(&self, part: usize) -> SlotCursor {
         let slot = &self.slots[self.within.start + part];
-        slot.counters.record_seek();
         let runs = slot.runs.iter().map(|run| run.cursor(&self.range, self.walk)).collect();
-        Merge::new(runs, self.walk.direction)
+        SlotCursor {
+            merge: Merge::new(runs, self.walk.direction),
+            items: 0,
+            counters: self.sampled.then(|| Arc::clone(&slot.counters)),
+        }
+    }
+}
+
+/// All runs of a slot, merged; counts what a sampled scan takes from it.
+pub(crate) struct SlotCursor {
+    merge: Merge<RunCursor>,
+    items: u64,
+    counters: Option<Arc<SlotCounters>>,
+}
+
+impl Cursor for SlotCursor {
+    fn rewind(&mut self) -> Result<(), Stop> {
+        self.merge.rewind()
+    }
+
+    fn seek(&mut self, key: &[u8]) -> Result<(), Stop> {
+        self.merge.seek(key)
+    }
+
+    fn advance(&mut self) -> Result<(), Stop> {
+        self.merge.advance()?;
+        self.items += 1;
+        Ok(())
+    }
+
+    fn entry(&self) -> Option<EntryRef<'_>> {
+        self.merge.entry()
+    }
+
+    fn value(&self) -> bytes::Bytes {
+        self.merge.value()
+    }
+}
+
+impl Drop for SlotCursor {
+    fn drop(&mut self) {
+        if let Some(counters) = &self.counters {
+            counters.record_seek();
+            counters.record_scanned(self.items);
+        }
     }
 }
 
@@ -321,6 +350,7 @@ impl View {
     /// Everything in the View, merged; entries outside of `range` may come too, at its ends.
     pub(crate) fn cursor(&self, range: &KeyRange, direction: Direction) -> Merge<Source> {
         let walk = Walk { direction, access: Access::Try, fill_cache: true };
+        let sampled = is_sampled();
         let memtables = std::iter::once(&self.active).chain(&self.sealed);
         let mut sources: Vec<Source> = memtables
             .filter(|memtable| !memtable.is_empty())
@@ -336,6 +366,7 @@ impl View {
                 within: start..end.max(start),
                 range: range.clone(),
                 walk,
+                sampled,
             };
             sources.push(Source::Level(Box::new(Concat::new(slots, direction))));
         }
@@ -353,11 +384,20 @@ pub(crate) struct Lookup<'k> {
     hash: Option<u64>,
     /// Runs that were asked and do not have the key.
     done: usize,
+    /// Whether this read is one of those that are counted.
+    sampled: bool,
 }
 
 impl<'k> Lookup<'k> {
     pub(crate) fn new(key: &'k [u8], snapshot: SeqNo) -> Self {
-        Self { key, snapshot, fetch: Fetch::new(Access::Try, true), hash: None, done: 0 }
+        Self {
+            key,
+            snapshot,
+            fetch: Fetch::new(Access::Try, true),
+            hash: None,
+            done: 0,
+            sampled: is_sampled(),
+        }
     }
 
     /// The newest version up to the snapshot. REQUIRES: the same View each time.
@@ -374,19 +414,51 @@ impl<'k> Lookup<'k> {
     }
 
     fn ask_tables(&mut self, tree: &Tree) -> Result<Option<Found>, Stop> {
-        let hash = *self.hash.get_or_insert_with(|| hash_key(self.key));
-        for (run, slot) in tree.runs_of(self.key).skip(self.done) {
-            if let Some(table) = run.table_of(self.key) {
-                let found = table.get(self.key, hash, self.snapshot, &mut self.fetch)?;
-                if let Some(slot) = slot {
-                    slot.counters.record_probe(found.is_some());
-                }
-                if found.is_some() {
-                    return Ok(found);
-                }
+        let mut passed = 0;
+        if let Some(found) = self.ask_runs(&tree.l0, &mut passed)? {
+            return Ok(Some(found));
+        }
+        for slots in &tree.levels {
+            let Some(slot) = slots.get(slot_of(slots, self.key)) else { continue };
+            let before = self.done;
+            let found = self.ask_runs(&slot.runs, &mut passed)?;
+            if self.sampled && self.done > before {
+                slot.counters.record_get(self.key, self.done - before);
             }
-            self.done += 1;
+            if found.is_some() {
+                return Ok(found);
+            }
         }
         Ok(None)
     }
+
+    /// Asks `runs`, newest first, but for those that were asked before. `passed`: how many were gone over on this try.
+    fn ask_runs(&mut self, runs: &[RunView], passed: &mut usize) -> Result<Option<Found>, Stop> {
+        for run in runs {
+            *passed += 1;
+            if *passed <= self.done {
+                continue;
+            }
+            let mut found = None;
+            if let Some(table) = run.table_of(self.key) {
+                let hash = *self.hash.get_or_insert_with(|| hash_key(self.key));
+                found = table.get(self.key, hash, self.snapshot, &mut self.fetch)?;
+            }
+            self.done = *passed;
+            if found.is_some() {
+                return Ok(found);
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Whether this read is one of those that are counted: every so many of a thread.
+fn is_sampled() -> bool {
+    thread_local! {
+        static READS: Cell<u64> = const { Cell::new(0) };
+    }
+    let count = READS.get().wrapping_add(1);
+    READS.set(count);
+    count.is_multiple_of(SAMPLING)
 }

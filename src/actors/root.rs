@@ -269,6 +269,7 @@ async fn shutdown(state: &mut State) -> Result<()> {
         let level = crate::types::Level(u8::try_from(level).unwrap_or(u8::MAX));
         stop_one(state, Component::Compactor(level)).await;
     }
+    shared.jobs_ended().await;
     let steps: [Step<'_>; 3] = [
         Box::pin(sync_log(&shared)),
         Box::pin(flush_all(&shared)),
@@ -328,5 +329,7 @@ async fn stop_children(state: &mut State) {
         stop_one(state, component).await;
     }
     state.shared.routes.root.clear();
+    state.shared.jobs_ended().await;
+    state.shared.unlock();
     state.shared.notify();
 }

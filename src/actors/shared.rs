@@ -71,8 +71,8 @@ pub(crate) struct Shared {
     pub(crate) pressure: watch::Sender<Pressure>,
     #[cfg(feature = "chaos")]
     pub(crate) chaos: super::chaos::Strikes,
-    /// Kept until the last component is gone: nobody else may open the directory before.
-    pub(crate) _lock: Box<dyn Any + Send + Sync>,
+    /// Kept until the last component and the last job are gone: nobody else may open the directory before.
+    lock: Mutex<Option<Box<dyn Any + Send + Sync>>>,
 }
 
 /// A table that died.
@@ -132,7 +132,7 @@ impl Shared {
             pressure: watch::Sender::new(Pressure { value: 0.0, cause: "nothing" }),
             #[cfg(feature = "chaos")]
             chaos: super::chaos::Strikes::default(),
-            _lock: lock,
+            lock: Mutex::new(Some(lock)),
         })
     }
 
@@ -199,6 +199,24 @@ impl Shared {
                 None => changed.await,
             }
         }
+    }
+
+    /// Waits until no job runs. REQUIRES: nobody starts one any more.
+    pub(crate) async fn jobs_ended(&self) {
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if self.busy.len() == 0 && !self.flushing.load(Ordering::Acquire) {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    /// Lets others open the directory.
+    pub(crate) fn unlock(&self) {
+        drop(self.lock.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 
     /// Tells everyone who waits for a change.

@@ -1,0 +1,55 @@
+//! The engine as a user meets it: one test for each promise of the handle.
+#![expect(clippy::unwrap_used, reason = "a test that cannot set up must stop")]
+
+use bytes::Bytes;
+use nori_lsm::{ATLLConfig, CompactionMode, Error, LsmEngine, MemtableConfig, WriteBatch, WriteOptions};
+
+fn small(dir: &std::path::Path) -> ATLLConfig {
+    ATLLConfig {
+        data_dir: dir.to_owned(),
+        memtable: MemtableConfig { flush_trigger_bytes: 16 << 10, ..Default::default() },
+        ..Default::default()
+    }
+}
+
+#[tokio::test]
+async fn what_is_put_is_there_after_flush_compaction_and_reopen() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = LsmEngine::open(small(dir.path())).await.unwrap();
+    for round in 0..5 {
+        for i in 0..1000 {
+            engine.put(format!("key{i:05}"), format!("value{round}-{i}")).await.unwrap();
+        }
+    }
+    engine.delete(b"key00007").await.unwrap();
+    for _ in 0..2 {
+        assert_eq!(engine.get(b"key00008").await.unwrap(), Some(Bytes::from("value4-8")));
+        assert_eq!(engine.get(b"key00007").await.unwrap(), None);
+        let mut scan = engine.scan("key00005".."key00010");
+        let mut seen = Vec::new();
+        while let Some((key, _)) = scan.next().await.unwrap() {
+            seen.push(String::from_utf8(key.to_vec()).unwrap());
+        }
+        assert_eq!(seen, ["key00005", "key00006", "key00008", "key00009"]);
+        engine.flush().await.unwrap();
+        engine.wait_idle().await.unwrap();
+        engine.compact_range(.., CompactionMode::Full).await.unwrap();
+    }
+    println!("{}", engine.stats());
+    engine.shutdown().await.unwrap();
+    assert!(matches!(engine.put("a", "b").await, Err(Error::Closed)));
+    let engine = LsmEngine::open(small(dir.path())).await.unwrap();
+    println!("{}", engine.recovery());
+    assert_eq!(engine.get(b"key00999").await.unwrap(), Some(Bytes::from("value4-999")));
+    assert_eq!(engine.get(b"key00007").await.unwrap(), None);
+    drop(engine);
+    let engine = LsmEngine::open(small(dir.path())).await.unwrap();
+    engine.put("x", "y").await.unwrap();
+    let mut batch = WriteBatch::default();
+    batch.put("x", "z").delete("key00001");
+    engine.write(batch, WriteOptions::default()).await.unwrap();
+    drop(engine);
+    let engine = LsmEngine::open(small(dir.path())).await.unwrap();
+    assert_eq!(engine.get(b"x").await.unwrap(), Some(Bytes::from("z")));
+    assert_eq!(engine.recovery().operations, 3);
+}
