@@ -10,6 +10,7 @@ mod config;
 mod cursor;
 pub mod env;
 mod format;
+pub mod sstable;
 mod storage;
 mod version;
 
