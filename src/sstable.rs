@@ -392,6 +392,8 @@ pub struct SSTableReader {
     env: Env,
     table: Arc<Table>,
     metrics: Arc<ReadMetrics>,
+    /// Whether somebody listens: two looks at the clock cost as much as a filter check.
+    timed: bool,
 }
 
 impl SSTableReader {
@@ -409,7 +411,7 @@ impl SSTableReader {
     /// As [`SSTableReader::open`].
     pub async fn open_with_meter(path: PathBuf, meter: Box<dyn Meter>) -> Result<Self> {
         let config = SSTableConfig { path, ..SSTableConfig::default() };
-        Self::in_env(config, with_meter(meter)).await
+        Self::in_env(config, with_meter(meter), true).await
     }
 
     /// Opens `config.path` with a block cache of `config.block_cache_mb`; what else there is, the file says itself.
@@ -417,7 +419,7 @@ impl SSTableReader {
     /// # Errors
     /// As [`SSTableReader::open`]; [`Error::Config`].
     pub async fn open_with_config(config: SSTableConfig) -> Result<Self> {
-        Self::in_env(config, Env::default()).await
+        Self::in_env(config, Env::default(), false).await
     }
 
     /// Like [`SSTableReader::open_with_config`], and reports on the reads to `meter`.
@@ -428,10 +430,10 @@ impl SSTableReader {
         config: SSTableConfig,
         meter: Box<dyn Meter>,
     ) -> Result<Self> {
-        Self::in_env(config, with_meter(meter)).await
+        Self::in_env(config, with_meter(meter), true).await
     }
 
-    async fn in_env(config: SSTableConfig, env: Env) -> Result<Self> {
+    async fn in_env(config: SSTableConfig, env: Env, timed: bool) -> Result<Self> {
         config.validate()?;
         let begun = env.clock.now();
         let metrics = ReadMetrics::new(env.meter.as_ref());
@@ -444,7 +446,7 @@ impl SSTableReader {
         };
         let table = env.on_disk(open).await?;
         observe_ms(metrics.open_ms.as_ref(), &env, begun);
-        Ok(Self { env, table, metrics })
+        Ok(Self { env, table, metrics, timed })
     }
 
     /// The newest version of `key`, which may be a tombstone; `None` if the table says nothing about the key.
@@ -454,7 +456,7 @@ impl SSTableReader {
     /// # Errors
     /// [`Error::Corrupt`], never a miss, if a block is damaged; [`Error::Io`].
     pub async fn get(&self, key: &[u8]) -> Result<Option<Entry>> {
-        let begun = self.env.clock.now();
+        let begun = self.timed.then(|| self.env.clock.now());
         let mut fetch = Fetch::new(Access::Try, true);
         let hash = hash_key(key);
         let found = loop {
@@ -464,12 +466,14 @@ impl SSTableReader {
                 Err(Stop::Blocked(read)) => self.env.on_disk(read).await?,
             }
         };
-        let outcome = match &found {
-            Some(_) => &self.metrics.get_hit_ms,
-            None if fetch.was_filtered() => &self.metrics.get_bloom_skip_ms,
-            None => &self.metrics.get_miss_ms,
-        };
-        observe_ms(outcome.as_ref(), &self.env, begun);
+        if let Some(begun) = begun {
+            let outcome = match &found {
+                Some(_) => &self.metrics.get_hit_ms,
+                None if fetch.was_filtered() => &self.metrics.get_bloom_skip_ms,
+                None => &self.metrics.get_miss_ms,
+            };
+            observe_ms(outcome.as_ref(), &self.env, begun);
+        }
         Ok(found.map(|Found { seq, kind, value }| {
             Entry::from_parts(Bytes::copy_from_slice(key), seq, kind, value)
         }))
