@@ -32,6 +32,7 @@ mod stats;
 mod actors;
 
 mod engine;
+pub mod sstable;
 
 #[cfg(feature = "chaos")]
 pub use actors::chaos::Blow;

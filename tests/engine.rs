@@ -2,7 +2,9 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot set up must stop")]
 
 use bytes::Bytes;
-use nori_lsm::{ATLLConfig, CompactionMode, Error, LsmEngine, MemtableConfig, WriteBatch, WriteOptions};
+use nori_lsm::{
+    ATLLConfig, CompactionMode, Error, LsmEngine, MemtableConfig, WriteBatch, WriteOptions,
+};
 
 fn small(dir: &std::path::Path) -> ATLLConfig {
     ATLLConfig {

@@ -280,7 +280,8 @@ impl<'a> DataBlock<'a> {
                 all.get(index).map(|at| usize_of(u64::from(u32::from_le_bytes(*at))))
             }
         };
-        offset.ok_or(damage(self.entries.end, "restart offset"))
+        let within = offset.filter(|&offset| offset < self.entries.end);
+        within.ok_or(damage(self.entries.end, "restart offset"))
     }
 
     /// Whether an entry that begins at `offset` is a restart.
@@ -653,7 +654,9 @@ mod tests {
     fn walk(payload: &[u8]) {
         let Ok(block) = DataBlock::parse(payload) else { return };
         for key in [&b""[..], b"common/prefix/of/many/a5", b"\xff\xff"] {
-            let _ = block.lower_bound(key, SeqNo(3));
+            if let Ok(bound) = block.lower_bound(key, SeqNo(3)) {
+                assert!(bound.restart <= payload.len());
+            }
         }
         let mut offset = 0;
         while let Ok(entry) = block.entries().decode(payload, offset) {

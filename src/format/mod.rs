@@ -3,7 +3,7 @@
 //! Invariant: no function here panics or allocates by an unchecked length, whatever bytes it is given.
 //! Format: docs/format.md
 #![deny(clippy::indexing_slicing)]
-#![cfg_attr(test, allow(clippy::indexing_slicing, clippy::allow_attributes_without_reason))]
+#![cfg_attr(test, expect(clippy::indexing_slicing, reason = "tests index what they have built"))]
 
 pub(crate) mod block;
 pub(crate) mod codec;

@@ -63,7 +63,9 @@ impl CompactJob {
         if inputs.len() != self.runs.len() {
             return Err(Error::Interrupted { component: "compaction of runs that are gone" });
         }
-        let bytes_in = inputs.iter().map(|run| version.run_sums(run).bytes).sum();
+        let sums: Vec<_> = inputs.iter().map(|run| version.run_sums(run)).collect();
+        let bytes_in = sums.iter().map(|sums| sums.bytes).sum();
+        let tombstones = sums.iter().map(|sums| sums.oldest_tombstone_s).filter(|s| *s > 0);
         let level = self.output_level();
         let guards = version.level(level).map(|level| level.guards().cloned());
         let plan = OutputPlan {
@@ -71,6 +73,7 @@ impl CompactJob {
             compression: self.compression,
             guards: guards.into_iter().flatten().collect(),
             bytes_per_s: self.bytes_per_s,
+            tombstones_since_s: tombstones.min().unwrap_or(0),
         };
         let base = BaseCheck::new(version, &self.slot, &self.runs);
         let now_ms = self.store.env().clock.wall_ms();

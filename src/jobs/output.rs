@@ -28,6 +28,8 @@ pub(crate) struct OutputPlan {
     pub(crate) guards: Vec<Bytes>,
     /// Bytes per second that may be written.
     pub(crate) bytes_per_s: Option<u64>,
+    /// When the oldest tombstone of the inputs was written, in seconds since the Unix epoch; 0: now.
+    pub(crate) tombstones_since_s: u32,
 }
 
 /// Tables in key order that together are one sorted run.

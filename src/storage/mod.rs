@@ -16,4 +16,4 @@ pub(crate) use crate::format::filter::hash_key;
 pub(crate) use cache::BlockCache;
 pub(crate) use table::{Access, Fetch, Table};
 pub(crate) use table_cursor::TableCursor;
-pub(crate) use table_writer::{TableOptions, TableWriter};
+pub(crate) use table_writer::{TableOptions, TableWriter, temp_path};

@@ -174,6 +174,20 @@ impl Table {
         Ok(None)
     }
 
+    /// Loads every index and filter, so that no lookup has to. Blocks.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`], [`Error::Unsupported`], [`Error::Io`].
+    pub(crate) fn load_all(&self) -> Result<()> {
+        for (index, section) in self.meta.sections.iter().enumerate() {
+            self.leaf_now(index)?;
+            if section.filter_len > 0 {
+                self.pin_now(index, Part::Filter)?;
+            }
+        }
+        Ok(())
+    }
+
     /// First keys and sizes of all data blocks that can hold keys of `range`, in key order. Blocks.
     ///
     /// A first key is a separator: at most the first key of its block, above the last key of the block before; never
@@ -183,6 +197,9 @@ impl Table {
     /// [`Error::Corrupt`], [`Error::Unsupported`], [`Error::Io`].
     pub(crate) fn block_ends(&self, range: &KeyRange) -> Result<Vec<(Bytes, u64)>> {
         let mut blocks = Vec::new();
+        if range.is_empty() {
+            return Ok(blocks);
+        }
         for (index, section) in self.meta.sections.iter().enumerate() {
             if section.max_key < range.start || !range.is_before_end(&section.min_key) {
                 continue;
