@@ -39,12 +39,12 @@ use bytes::Bytes;
 
 pub use crate::config::Compression;
 use crate::config::{MAX_KEY_BYTES, MAX_VALUE_BYTES};
-use crate::cursor::{Cursor, Stop};
+use crate::cursor::{Cursor, Found, Stop};
 use crate::env::Env;
 pub use crate::error::{Error, Result};
 use crate::observe::{BuildMetrics, Histogram, Meter, ReadMetrics};
 use crate::storage::{
-    Access, BlockCache, Fetch, Found, Table, TableCursor, TableOptions, TableWriter, hash_key,
+    Access, BlockCache, Fetch, Table, TableCursor, TableOptions, TableWriter, hash_key,
 };
 use crate::types::{Direction, FileId, KeyRange, Level, SeqNo, ValueKind, u64_of};
 use crate::version::TableMeta;
