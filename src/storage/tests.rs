@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::config::{Compression, MAX_KEY_BYTES, MAX_VALUE_BYTES};
-use crate::cursor::{Cursor, Stop};
+use crate::cursor::{Cursor, Found, Stop};
 use crate::env::{Fs, OsFs, ReadFile, WriteFile};
 use crate::error::{Error, Result};
 use crate::observe::{BuildMetrics, NoopMeter, ReadMetrics};
