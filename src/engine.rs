@@ -378,6 +378,8 @@ impl Inner {
 
     /// The View first, then the visible SeqNo: the View pins all that the SeqNo needs.
     async fn get_at(&self, key: &[u8], pin: Option<SeqNo>) -> Result<Option<Bytes>> {
+        // A tight loop of reads that are all ready at once would keep every other task from its turn.
+        tokio::task::coop::consume_budget().await;
         self.open()?;
         let shared = &self.shared;
         let (mut lookup, view, mut step) = {
