@@ -18,13 +18,12 @@ use crate::config::{ATLLConfig, Durability};
 use crate::cursor::Stop;
 use crate::env::Env;
 use crate::error::{Error, IoContext, Result};
-use crate::jobs::Cancel;
 use crate::jobs::recover::{Recovered, RecoveryReport, recover};
 use crate::memtable::Memtable;
-use crate::observe::{EngineMetrics, Meter};
+use crate::observe::Meter;
 use crate::scan::{RangeIter, Scan};
-use crate::snapshots::{Pin, Snapshots};
-use crate::stats::{LevelStats, Pressure, Stats, Totals};
+use crate::snapshots::Pin;
+use crate::stats::{LevelStats, Pressure, Stats};
 use crate::storage::layout::{FileKind, Layout};
 use crate::storage::manifest::ManifestLog;
 use crate::types::{FileId, KeyRange, SeqNo, u64_of};
@@ -90,7 +89,7 @@ impl LsmEngine {
         config.validate()?;
         let recovered = open_files(&env, &config).await?;
         let recovery = recovered.report.clone();
-        let shared = build(config, &env, recovered);
+        let shared = build(config, recovered);
         let spawned = Actor::spawn(None, Root, Arc::clone(&shared)).await;
         let (_, root) = spawned
             .map_err(|error| Error::Unavailable { component: "root", reason: error.to_string() })?;
@@ -391,6 +390,8 @@ impl Inner {
 
     /// The View first, then the visible SeqNo: the View pins all that the SeqNo needs.
     async fn get_at(&self, key: &[u8], pin: Option<SeqNo>) -> Result<Option<Bytes>> {
+        // A tight loop of reads that are all ready at once would keep every other task from its turn.
+        tokio::task::coop::consume_budget().await;
         self.open()?;
         let shared = &self.shared;
         let (mut lookup, view, mut step) = {
@@ -547,10 +548,10 @@ async fn open_files(env: &Env, config: &ATLLConfig) -> Result<Recovered> {
 }
 
 /// Everything that the components share, from what recovery found.
-fn build(config: ATLLConfig, env: &Env, recovered: Recovered) -> Arc<Shared> {
+fn build(config: ATLLConfig, recovered: Recovered) -> Arc<Shared> {
     let Recovered { lock, store, version, manifest, memtables, segment, report } = recovered;
     let tree = Arc::new(Tree::new(Arc::new(version), None, &store));
-    let active = Arc::new(Memtable::new(segment.id(), env.clock.now()));
+    let active = Arc::new(Memtable::new(segment.id()));
     let views = Arc::new(Views::new(View { active, sealed: memtables, tree }));
     let core = Core::new(CoreArgs {
         store: Arc::clone(&store),

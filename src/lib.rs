@@ -1,5 +1,4 @@
 //! nori-lsm
-#![expect(dead_code, unused_imports, reason = "scaffold")]
 
 mod types;
 

@@ -12,7 +12,6 @@ use std::fmt;
 use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::Duration;
 
 use bytes::Bytes;
 use crossbeam_skiplist::SkipMap;
@@ -28,8 +27,6 @@ const ENTRY_OVERHEAD: usize = 160;
 pub(crate) struct Memtable {
     /// Number of the log segment that holds the same writes.
     segment: FileId,
-    /// When it was begun, on the monotonic clock.
-    created: Duration,
     map: SkipMap<MemKey, MemValue>,
     bytes: AtomicUsize,
     /// 0 while it is empty.
@@ -130,10 +127,9 @@ fn head_of(key: &[u8]) -> u64 {
 }
 
 impl Memtable {
-    pub(crate) fn new(segment: FileId, created: Duration) -> Self {
+    pub(crate) fn new(segment: FileId) -> Self {
         Self {
             segment,
-            created,
             map: SkipMap::new(),
             bytes: AtomicUsize::new(0),
             first_seq: AtomicU64::new(0),
@@ -143,10 +139,6 @@ impl Memtable {
 
     pub(crate) fn segment(&self) -> FileId {
         self.segment
-    }
-
-    pub(crate) fn created(&self) -> Duration {
-        self.created
     }
 
     /// Memory that the entries take, in bytes.
@@ -301,7 +293,7 @@ mod tests {
     }
 
     fn filled() -> Arc<Memtable> {
-        let memtable = Memtable::new(FileId(1), Duration::ZERO);
+        let memtable = Memtable::new(FileId(1));
         for seq in 1..=1000 {
             memtable.insert(SeqNo(seq), put(&format!("key{:03}", seq * 7 % 100), &seq.to_string()));
         }

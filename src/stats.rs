@@ -145,7 +145,7 @@ impl Stats {
 
 impl fmt::Display for Stats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mib = |bytes: u64| format!("{}.{} MiB", bytes >> 20, (bytes % (1 << 20)) * 10 >> 20);
+        let mib = |bytes: u64| format!("{}.{} MiB", bytes >> 20, ((bytes % (1 << 20)) * 10) >> 20);
         writeln!(f, "writes       {} ({})", self.writes, mib(self.user_bytes))?;
         writeln!(f, "flushed      {} ({})", self.flushes, mib(self.flush_bytes))?;
         writeln!(

@@ -4,6 +4,7 @@
 //! handle. Sends: plans to compactors. Loses on restart: what the policy has learned beyond what the manifest records, and
 //! compactions on demand, whose callers are told.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -18,12 +19,15 @@ use super::timer::{Timer, send_after};
 use crate::error::Result;
 use crate::observe::VizEvent;
 use crate::policy::{BacklogLoad, Busy, Done, FullCompaction, Load, Outcome, Plan, Policy};
-use crate::types::{KeyRange, SeqNo, u64_of};
+use crate::types::{KeyRange, SeqNo, SlotId, u64_of};
+use crate::version::{EditOp, Version};
 
 /// Time between two observations of the load.
 const TICK: Duration = Duration::from_secs(1);
 /// Plans started at most per look: metadata plans are cheap, heavy ones have a limit of their own.
 const PLANS: usize = 64;
+/// Ticks between two records of the heat of slots in the manifest.
+const RECORD_HEAT: u32 = 60;
 /// Failures of one compaction on demand before its caller is told.
 const PATIENCE: u32 = 3;
 
@@ -45,6 +49,9 @@ pub(crate) struct State {
     policy: Policy,
     timer: Timer,
     demands: Vec<Demand>,
+    ticks: u32,
+    /// Heat of each slot when it was told last.
+    told_heat: BTreeMap<SlotId, f32>,
 }
 
 /// A compaction on demand.
@@ -71,7 +78,8 @@ impl Actor for Scheduler {
         myself.cast(Msg::Wake)?;
         let timer = send_after(shared.env(), TICK, &myself, Msg::Tick);
         let policy = Policy::new(&shared.config);
-        Ok(State { shared, policy, timer, demands: Vec::new() })
+        let demands = Vec::new();
+        Ok(State { shared, policy, timer, demands, ticks: 0, told_heat: BTreeMap::new() })
     }
 
     async fn handle(
@@ -90,7 +98,7 @@ impl Actor for Scheduler {
             }
             Msg::Tick => {
                 state.timer = send_after(state.shared.env(), TICK, &myself, Msg::Tick);
-                with_load(&state.shared, |load| state.policy.observe(load));
+                observe(state);
             }
             Msg::Compact(range, reply) => {
                 let view = state.shared.views.load();
@@ -101,6 +109,62 @@ impl Actor for Scheduler {
         plan(state);
         Ok(())
     }
+}
+
+/// Takes in the load; tells which slots became hot or cold, and now and then records how hot they are.
+fn observe(state: &mut State) {
+    let shared = Arc::clone(&state.shared);
+    with_load(&shared, |load| state.policy.observe(load));
+    state.ticks += 1;
+    let view = shared.views.load_full();
+    let heat: BTreeMap<_, _> = view
+        .tree
+        .counters()
+        .keys()
+        .map(|slot| (slot.clone(), state.policy.heat_of(slot)))
+        .collect();
+    let crossed = heat.iter().filter(|(slot, heat)| {
+        let before = state.told_heat.get(slot).copied().unwrap_or(0.0);
+        label(&shared, before) != label(&shared, **heat)
+    });
+    for (slot, heat) in crossed {
+        let (node, level, slot) = (shared.config.node_id, slot.level, slot.start.to_vec());
+        shared.store.emit(VizEvent::Heat { node, level, slot, heat: *heat });
+    }
+    state.told_heat = heat;
+    if state.ticks.is_multiple_of(RECORD_HEAT) {
+        record_heat(&shared, state.policy.heat_edits(view.version()));
+    }
+}
+
+/// Hot, cold or neither.
+fn label(shared: &Shared, heat: f32) -> i8 {
+    let thresholds = &shared.config.heat_thresholds;
+    let heat = f64::from(heat);
+    i8::from(heat >= thresholds.hot) - i8::from(heat <= thresholds.cold)
+}
+
+/// Writes heat into the manifest, so that a reopened engine need not learn it again.
+fn record_heat(shared: &Arc<Shared>, ops: Vec<EditOp>) {
+    if ops.is_empty() {
+        return;
+    }
+    let shared = Arc::clone(shared);
+    tokio::spawn(async move {
+        let known = move |version: &Version| {
+            let there = |op: &EditOp| match op {
+                EditOp::SetHeat { level, slot, .. } => {
+                    version.slot(&SlotId { level: *level, start: slot.clone() }).is_some()
+                }
+                _ => false,
+            };
+            let ops: Vec<_> = ops.into_iter().filter(there).collect();
+            (!ops.is_empty()).then_some(ops)
+        };
+        if let Err(error) = shared.install(Box::new(known), None).await {
+            tracing::debug!(%error, "heat was not recorded");
+        }
+    });
 }
 
 fn learn(state: &mut State, outcome: &Outcome) {

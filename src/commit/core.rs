@@ -311,8 +311,7 @@ impl Core {
 
     /// Makes `next` the open segment, with a memtable of its own. Returns the one before.
     fn begin(&mut self, next: LogSegment) -> Arc<LogSegment> {
-        let now = self.store.env().clock.now();
-        let fresh = Arc::new(Memtable::new(next.id(), now));
+        let fresh = Arc::new(Memtable::new(next.id()));
         // In the published View before its first write becomes visible.
         self.views.update(|view| view.with_active(Arc::clone(&fresh)));
         self.memtable = fresh;

@@ -108,7 +108,7 @@ impl Commits {
         let room = Arc::clone(&self.room).acquire_many_owned(units).await;
         let room = room.map_err(|_closed| Error::Closed)?;
         let (reply, answer) = oneshot::channel();
-        let request = Request { batch, sync, inserted: 0, reply: Some(reply), room: Some(room) };
+        let request = Request { batch, sync, inserted: 0, reply: Some(reply), _room: Some(room) };
         self.queue.push(request);
         self.ring();
         if let Some(refusal) = &*self.refusal.load() {
@@ -232,7 +232,7 @@ impl Lease {
 
     /// Commits a group of one on the spot.
     fn commit_alone(mut self, batch: WriteBatch) -> Result<SeqNo> {
-        let request = Request { batch, sync: false, inserted: 0, reply: None, room: None };
+        let request = Request { batch, sync: false, inserted: 0, reply: None, _room: None };
         self.group().push(request);
         self.taken();
         // The caller's task is not a supervised actor: a panic here must reach neither it nor the other callers.

@@ -19,4 +19,3 @@ mod queue;
 pub(crate) use self::core::{Core, CoreArgs};
 pub(crate) use gate::{Gate, Valve};
 pub(crate) use lease::{Commits, Lease};
-pub(crate) use queue::Request;

@@ -24,7 +24,7 @@ pub(crate) struct Request {
     /// `None` if the caller holds the core itself and takes the result from there.
     pub(crate) reply: Option<oneshot::Sender<Result<SeqNo>>>,
     /// Room in the queue, given back with the answer.
-    pub(crate) room: Option<OwnedSemaphorePermit>,
+    pub(crate) _room: Option<OwnedSemaphorePermit>,
 }
 
 impl Request {

@@ -165,12 +165,6 @@ impl<'a> Reader<'a> {
         Ok(value)
     }
 
-    pub(crate) fn vu64(&mut self, expected: &'static str) -> Result<u64, Damage> {
-        let (value, rest) = split_vu64(self.rest).ok_or(self.damage(expected))?;
-        self.move_to(rest);
-        Ok(value)
-    }
-
     /// A byte string behind its length, as [`put_sized`] writes it.
     pub(crate) fn sized(&mut self, expected: &'static str) -> Result<&'a [u8], Damage> {
         let at = *self;

@@ -10,7 +10,7 @@
 use crate::config::{Compression, MAX_KEY_BYTES, MAX_VALUE_BYTES};
 use crate::error::Damage;
 use crate::format::{Unreadable, compress};
-use crate::types::{FileId, u64_of, usize_of};
+use crate::types::{FileId, usize_of};
 
 /// Bytes of a trailer.
 pub(crate) const TRAILER: usize = 12;
@@ -109,11 +109,6 @@ pub(crate) fn open(bytes: &[u8], kind: BlockKind, place: Place) -> Result<Frame<
 fn checksum(crc: u32, place: Place) -> u32 {
     let crc = crc32c::crc32c_append(crc, &place.file.0.to_le_bytes());
     crc32c::crc32c_append(crc, &place.offset.to_le_bytes())
-}
-
-/// Bytes of a block with a payload of `packed` bytes.
-pub(crate) fn framed_len(packed: usize) -> u64 {
-    u64_of(packed) + u64_of(TRAILER)
 }
 
 #[cfg(test)]

@@ -51,10 +51,6 @@ impl LeafBuilder {
         self.block_ends.push(end);
     }
 
-    pub(crate) const fn n_blocks(&self) -> usize {
-        self.block_ends.len()
-    }
-
     /// About how many bytes the index has so far.
     pub(crate) const fn size(&self) -> usize {
         self.keys.len() + 16 * self.key_ends.len() + 16

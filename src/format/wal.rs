@@ -17,7 +17,7 @@ use bytes::Bytes;
 use crate::batch::WriteOp;
 use crate::error::Damage;
 use crate::format::coding::{Reader, put_vu32};
-use crate::types::{FileId, SeqNo, ValueKind, u64_of, usize_of};
+use crate::types::{FileId, SeqNo, ValueKind, usize_of};
 
 const MAGIC: &[u8; 8] = b"NORIWAL1";
 const FORMAT: u32 = 1;
@@ -284,11 +284,6 @@ fn decode_bytes(
     let len = reader.vu32(expected)?;
     let bytes = reader.bytes(usize_of(len.into()), expected)?;
     Ok(if bytes.is_empty() { Bytes::new() } else { body.slice_ref(bytes) })
-}
-
-/// Bytes that `op` takes in a frame, at most.
-pub(crate) fn op_bound(op: &WriteOp) -> u64 {
-    u64_of(op.key.len() + op.value.len() + 19)
 }
 
 #[cfg(test)]

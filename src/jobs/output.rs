@@ -132,7 +132,12 @@ impl OutputRun<'_> {
         match &mut self.writer {
             Some(writer) => Ok(writer),
             none => {
-                Ok(none.insert(self.store.create_table(self.plan.level, self.plan.compression)?))
+                let OutputPlan { level, compression, tombstones_since_s, .. } = self.plan;
+                let mut writer = self.store.create_table(level, compression)?;
+                if tombstones_since_s > 0 {
+                    writer.tombstones_since(tombstones_since_s);
+                }
+                Ok(none.insert(writer))
             }
         }
     }

@@ -217,8 +217,8 @@ mod tests {
     #[test]
     fn a_small_gain_changes_nothing() {
         let near = slot(9e4, 116.0 * 1e3);
-        for now in [1, 2] {
-            assert_eq!(choose(&costs(), &near, now, Bounds { least: 1, most: 2 }), now);
+        for k in [1, 2] {
+            assert_eq!(choose(&costs(), &near, k, Bounds { least: 1, most: 2 }), k);
         }
         assert_eq!(choose(&costs(), &slot(1.0, 1.0), 3, ANY), 3, "nothing happens here");
     }

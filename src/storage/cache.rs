@@ -53,11 +53,6 @@ impl BlockCache {
     pub(crate) fn bytes(&self) -> u64 {
         self.blocks.as_ref().map_or(0, Cache::weight)
     }
-
-    /// Bytes it may hold.
-    pub(crate) fn capacity(&self) -> u64 {
-        self.blocks.as_ref().map_or(0, Cache::capacity)
-    }
 }
 
 impl std::fmt::Debug for BlockCache {

@@ -1,6 +1,6 @@
 //! The files of one open database: where they lie, which number comes next, how tables of it are written and read.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -60,10 +60,6 @@ impl Store {
 
     pub(crate) fn layout(&self) -> &Layout {
         &self.layout
-    }
-
-    pub(crate) fn node(&self) -> u32 {
-        self.node
     }
 
     pub(crate) fn cache(&self) -> &Arc<BlockCache> {
@@ -131,7 +127,7 @@ impl Store {
     }
 
     /// Removes a file that nothing names any more. Blocks.
-    pub(crate) fn remove(&self, path: &PathBuf) -> Result<()> {
+    pub(crate) fn remove(&self, path: &Path) -> Result<()> {
         match self.env.fs.remove(path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
             removed => removed.at("remove", path),

@@ -212,16 +212,6 @@ impl TableWriter {
         self.sink.offset.saturating_add(u64_of(memory))
     }
 
-    /// Whether nothing was added yet.
-    pub(crate) const fn is_empty(&self) -> bool {
-        self.totals.entries == 0
-    }
-
-    /// Entries added so far.
-    pub(crate) const fn entries(&self) -> u64 {
-        self.totals.entries
-    }
-
     /// Ends the table: all of it is on disk, under its name, when this returns.
     ///
     /// # Errors

@@ -17,9 +17,7 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use apply::EditError;
 pub(crate) use base::BaseCheck;
-pub(crate) use check::Violation;
 pub(crate) use shape::SliceSums;
 
 use std::collections::BTreeMap;

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::apply::EditError;
 use super::{
-    BaseCheck, EditError, EditOp, Run, RunId, SectionMeta, TableMeta, TableSlice, Version,
-    VersionEdit,
+    BaseCheck, EditOp, Run, RunId, SectionMeta, TableMeta, TableSlice, Version, VersionEdit,
 };
 use crate::types::{FileId, KeyRange, Level, SeqNo, SlotId, u64_of};
 

@@ -5,8 +5,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use proptest::prelude::*;
 
+use super::apply::EditError;
+use super::check::Violation;
 use super::testing::{Tree, key};
-use super::{BaseCheck, EditError, EditOp, Run, RunId, Slot, Version, VersionEdit, Violation};
+use super::{BaseCheck, EditOp, Run, RunId, Slot, Version, VersionEdit};
 use crate::types::{FileId, KeyRange, Level, SeqNo, SlotId};
 
 #[derive(Clone, Debug)]
