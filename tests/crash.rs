@@ -101,9 +101,6 @@ fn run(nth: u64, fail: bool, end: End) -> bool {
         fs.crash_at(nth)
     };
     let mut history = History::default();
-    if std::env::var("NTHTRACE").is_ok() {
-        eprintln!("nth {nth}");
-    }
     in_paused_time(story(&fs, &mut history));
     let fired = fs.mutations() >= nth;
     let after = match end {
@@ -125,14 +122,6 @@ fn every_operation(fail: bool, ends: impl Fn(u64) -> Vec<End>) -> u64 {
     }
     assert!(nth > 100, "the story is long enough to be worth it: {nth}");
     nth
-}
-
-#[test]
-fn debug_one() {
-    let nth = std::env::var("NTH").unwrap().parse().unwrap();
-    let end =
-        std::env::var("CUT").map_or(End::Kill, |s| End::PowerCut { seed: s.parse().unwrap() });
-    run(nth, std::env::var("FAIL").is_ok(), end);
 }
 
 #[test]
