@@ -9,9 +9,9 @@ use std::time::Duration;
 use tokio::sync::{Notify, oneshot, watch};
 
 use super::busy::BusyBoard;
-use super::health::HealthBoard;
+use super::health::{HealthBoard, HealthState};
 use super::routes::Routes;
-use super::{manifest_keeper, memtable_owner, scheduler};
+use super::{manifest_keeper, memtable_owner, scheduler, wal_writer};
 use crate::commit::{Commits, Gate, Valve};
 use crate::config::ATLLConfig;
 use crate::env::Env;
@@ -184,17 +184,21 @@ impl Shared {
         let Some(target) = newest.map(|memtable| memtable.segment()) else { return Ok(()) };
         drop(view);
         let (failures, _) = *self.flush_failures();
-        let mut asked = false;
+        // The wish stands in the core, where whoever is started next finds it.
+        self.commits.lease().await.want_seal();
+        self.routes.memtable_owner.ring(memtable_owner::Msg::Look);
+        if self.commits.is_faulty() {
+            self.routes.wal_writer.ring(wal_writer::Msg::Heal);
+        }
         loop {
             let changed = self.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            if !asked {
-                self.routes.memtable_owner.ring(memtable_owner::Msg::Seal);
-                asked = true;
-            }
             if self.views.load().version().log_floor > target {
                 return Ok(());
+            }
+            if let HealthState::ReadOnly { reason } = self.health.now().state {
+                return Err(Error::Unavailable { component: "flush", reason });
             }
             let (now, error) = self.flush_failures().clone();
             match error.filter(|_| now > failures + if insist { PATIENCE } else { 0 }) {
@@ -294,6 +298,15 @@ impl Shared {
 
     pub(crate) fn flush_failures(&self) -> MutexGuard<'_, (u64, Option<Error>)> {
         self.flush_failures.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells those who wait for a flush that this try came to nothing.
+    pub(crate) fn flush_failed(&self, error: Error) {
+        let mut failures = self.flush_failures();
+        failures.0 += 1;
+        failures.1 = Some(error);
+        drop(failures);
+        self.notify();
     }
 
     pub(crate) fn manifest(&self) -> MutexGuard<'_, Option<ManifestLog>> {
