@@ -352,6 +352,18 @@ impl LsmEngine {
         self.inner.shared.routes.root.ring(root::Msg::Resume);
     }
 
+    /// Kills a component in the middle of whatever it does; it is started again like one that died by itself.
+    #[cfg(feature = "chaos")]
+    pub fn kill(&self, component: crate::Component) {
+        self.inner.shared.routes.root.ring(root::Msg::Kill(component));
+    }
+
+    /// Makes a component die when it takes up its next message.
+    #[cfg(feature = "chaos")]
+    pub fn strike(&self, component: crate::Component, blow: crate::Blow) {
+        self.inner.shared.chaos.arm(component, blow);
+    }
+
     /// Ends the engine: refuses writes, syncs the log, moves what is in memory into tables, records the version, and stops every
     /// component. Calling it again, or from several handles, waits for the same end.
     ///
@@ -378,6 +390,8 @@ impl Inner {
 
     /// The View first, then the visible SeqNo: the View pins all that the SeqNo needs.
     async fn get_at(&self, key: &[u8], pin: Option<SeqNo>) -> Result<Option<Bytes>> {
+        // A tight loop of reads that are all ready at once would keep every other task from its turn.
+        tokio::task::coop::consume_budget().await;
         self.open()?;
         let shared = &self.shared;
         let (mut lookup, view, mut step) = {

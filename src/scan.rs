@@ -18,8 +18,8 @@ use crate::snapshots;
 use crate::types::{Direction, KeyRange, SeqNo};
 use crate::view::{Source, View};
 
-/// Entries shown between two moments at which other tasks get their turn.
-const TURN: u32 = 128;
+/// Entries that cost as much of a task's turn as one point read.
+const TURN: u32 = 16;
 
 /// Keys and values in order, as of the moment the scan was made. Flushes and compactions do not disturb it.
 ///
@@ -119,10 +119,11 @@ impl Scan {
     /// # Errors
     /// [`Error::Corrupt`](crate::Error::Corrupt) and [`Error::Io`](crate::Error::Io), from the file that is being read.
     pub async fn next(&mut self) -> Result<Option<(Bytes, Bytes)>> {
-        self.turn += 1;
+        // The first step counts too: a loop of short scans must let other tasks have their turn.
         if self.turn.is_multiple_of(TURN) {
-            tokio::task::consume_budget().await;
+            tokio::task::coop::consume_budget().await;
         }
+        self.turn = self.turn.wrapping_add(1);
         std::future::poll_fn(|cx| self.poll_step(cx)).await
     }
 

@@ -1,5 +1,8 @@
 //! The engine as a user meets it: one test for each promise of the handle.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
 use bytes::Bytes;
 use nori_lsm::{
     ATLLConfig, CompactionMode, Error, LsmEngine, MemtableConfig, WriteBatch, WriteOptions,
@@ -53,4 +56,34 @@ async fn what_is_put_is_there_after_flush_compaction_and_reopen() {
     let engine = LsmEngine::open(small(dir.path())).await.unwrap();
     assert_eq!(engine.get(b"x").await.unwrap(), Some(Bytes::from("z")));
     assert_eq!(engine.recovery().operations, 3);
+}
+
+/// Reads that are ready at once must not keep other tasks of a current_thread runtime waiting.
+#[tokio::test]
+async fn tight_loops_of_reads_scans_and_writes_let_other_tasks_have_their_turn() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = LsmEngine::open(small(dir.path())).await.unwrap();
+    engine.put("k", "v").await.unwrap();
+    let (stop, turns) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let busy: Vec<_> = (0..3)
+        .map(|kind| {
+            let (engine, stop) = (engine.clone(), Arc::clone(&stop));
+            tokio::spawn(async move {
+                while !stop.load(Ordering::Relaxed) {
+                    match kind {
+                        0 => drop(engine.get(b"k").await.unwrap()),
+                        1 => drop(engine.scan(..).next().await.unwrap()),
+                        _ => drop(engine.put("k", "w").await.unwrap()),
+                    }
+                }
+            })
+        })
+        .collect();
+    while turns.fetch_add(1, Ordering::Relaxed) < 50 {
+        tokio::task::yield_now().await;
+    }
+    stop.store(true, Ordering::Relaxed);
+    for task in busy {
+        task.await.unwrap();
+    }
 }

@@ -3,6 +3,8 @@
 //! [`OsFs`] and [`SystemClock`] are the real thing; the feature `sim` has a disk that forgets and a clock that is turned by hand.
 
 mod os;
+#[cfg(feature = "sim")]
+pub mod sim;
 
 use std::any::Any;
 use std::fmt;

@@ -1,0 +1,147 @@
+//! What goes wrong on a simulated disk, and when.
+
+use std::io;
+use std::path::Path;
+
+use rustix::io::Errno;
+
+/// A call of the file system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// Create a file.
+    Create,
+    /// Open a file for reading.
+    Open,
+    /// Read from a file.
+    Read,
+    /// Append to a file.
+    Append,
+    /// Reserve room.
+    Preallocate,
+    /// Make a file durable.
+    Sync,
+    /// Make the names of a directory durable.
+    SyncDir,
+    /// Rename a file.
+    Rename,
+    /// Remove a file.
+    Remove,
+    /// List a directory.
+    List,
+    /// Create a directory.
+    CreateDir,
+    /// Give a file another name.
+    HardLink,
+    /// Lock a file.
+    Lock,
+}
+
+impl Operation {
+    /// Every operation that changes the disk.
+    pub const MUTATING: [Self; 9] = [
+        Self::Create,
+        Self::Append,
+        Self::Preallocate,
+        Self::Sync,
+        Self::SyncDir,
+        Self::Rename,
+        Self::Remove,
+        Self::CreateDir,
+        Self::HardLink,
+    ];
+
+    pub(super) fn mutates(self) -> bool {
+        Self::MUTATING.contains(&self)
+    }
+}
+
+/// How a call fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// The device does not work: `EIO`.
+    Io,
+    /// The device is full: `ENOSPC`.
+    NoSpace,
+    /// The process has no file descriptor left: `EMFILE`.
+    TooManyFiles,
+}
+
+impl Trouble {
+    pub(super) fn error(self) -> io::Error {
+        match self {
+            Self::Io => Errno::IO.into(),
+            Self::NoSpace => Errno::NOSPC.into(),
+            Self::TooManyFiles => Errno::MFILE.into(),
+        }
+    }
+}
+
+/// A rule by which calls fail, until it is lifted.
+#[derive(Clone, Debug)]
+pub struct Fault {
+    trouble: Trouble,
+    operation: Option<Operation>,
+    path_part: String,
+    /// Calls that it lets pass first.
+    after: u64,
+    /// Calls that it spoils; `None`: all of them.
+    left: Option<u64>,
+}
+
+impl Fault {
+    /// Every call fails.
+    #[must_use]
+    pub fn new(trouble: Trouble) -> Self {
+        Self { trouble, operation: None, path_part: String::new(), after: 0, left: None }
+    }
+
+    /// Only calls of this kind.
+    #[must_use]
+    pub fn on(mut self, operation: Operation) -> Self {
+        self.operation = Some(operation);
+        self
+    }
+
+    /// Only calls for paths that contain `part`.
+    #[must_use]
+    pub fn at(mut self, part: &str) -> Self {
+        part.clone_into(&mut self.path_part);
+        self
+    }
+
+    /// Lets so many matching calls pass first.
+    #[must_use]
+    pub fn after(mut self, calls: u64) -> Self {
+        self.after = calls;
+        self
+    }
+
+    /// Only one call.
+    #[must_use]
+    pub fn once(self) -> Self {
+        self.times(1)
+    }
+
+    /// Only so many calls.
+    #[must_use]
+    pub fn times(mut self, calls: u64) -> Self {
+        self.left = Some(calls);
+        self
+    }
+
+    /// Whether this call fails, and how.
+    pub(super) fn strike(&mut self, operation: Operation, path: &Path) -> Option<Trouble> {
+        let meant = self.operation.is_none_or(|meant| meant == operation)
+            && path.to_string_lossy().contains(&self.path_part)
+            && self.left != Some(0);
+        if !meant {
+            return None;
+        }
+        if self.after > 0 {
+            self.after -= 1;
+            return None;
+        }
+        self.left = self.left.map(|left| left - 1);
+        Some(self.trouble)
+    }
+}
