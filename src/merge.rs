@@ -120,12 +120,15 @@ pub(crate) struct Visible<C> {
     last_key: Option<Vec<u8>>,
     /// Backward: the newest version seen so far of the key that the cursor is in.
     candidate: Option<(Bytes, ValueKind, Bytes)>,
+    /// The cursor is on its way to the next entry: it was stopped there.
+    advancing: bool,
 }
 
 impl<C: Cursor> Visible<C> {
     /// `cursor` walks in `direction`; place it with `rewind` or `seek` first.
     pub(crate) fn new(cursor: C, direction: Direction, snapshot: SeqNo, now_ms: u64) -> Self {
-        Self { cursor, direction, snapshot, now_ms, last_key: None, candidate: None }
+        let (last_key, candidate) = (None, None);
+        Self { cursor, direction, snapshot, now_ms, last_key, candidate, advancing: false }
     }
 
     /// Goes to the start in the direction of the cursor.
@@ -145,10 +148,21 @@ impl<C: Cursor> Visible<C> {
     fn forget(&mut self) {
         self.last_key = None;
         self.candidate = None;
+        self.advancing = false;
+    }
+
+    fn advance(&mut self) -> Result<(), Stop> {
+        self.advancing = true;
+        self.cursor.advance()?;
+        self.advancing = false;
+        Ok(())
     }
 
     /// The next key and value; `None` behind the last. A stopped step is continued by calling it again.
     pub(crate) fn next(&mut self) -> Result<Option<(Bytes, Bytes)>, Stop> {
+        if self.advancing {
+            self.advance()?;
+        }
         match self.direction {
             Direction::Forward => self.next_forward(),
             Direction::Backward => self.next_backward(),
@@ -159,7 +173,7 @@ impl<C: Cursor> Visible<C> {
         while let Some(entry) = self.cursor.entry() {
             let decided = self.last_key.as_deref() == Some(entry.key);
             if decided || entry.seq > self.snapshot {
-                self.cursor.advance()?;
+                self.advance()?;
                 continue;
             }
             let last = self.last_key.get_or_insert_default();
@@ -196,7 +210,7 @@ impl<C: Cursor> Visible<C> {
                 };
                 self.candidate = Some((key, entry.kind, self.cursor.value()));
             }
-            self.cursor.advance()?;
+            self.advance()?;
         }
     }
 }
@@ -215,6 +229,8 @@ mod tests {
         at: usize,
         steps: usize,
         stall: usize,
+        /// A step is under way: there is no entry to show.
+        stopped: bool,
     }
 
     impl ListCursor {
@@ -224,12 +240,13 @@ mod tests {
                 entries.reverse();
             }
             let at = entries.len();
-            Self { entries, direction, at, steps: 0, stall }
+            Self { entries, direction, at, steps: 0, stall, stopped: false }
         }
 
         fn step(&mut self) -> Result<(), Stop> {
             self.steps += 1;
-            if self.steps.is_multiple_of(self.stall) { Err(Error::Closed.into()) } else { Ok(()) }
+            self.stopped = self.steps.is_multiple_of(self.stall);
+            if self.stopped { Err(Error::Closed.into()) } else { Ok(()) }
         }
     }
 
@@ -258,7 +275,7 @@ mod tests {
         }
 
         fn entry(&self) -> Option<EntryRef<'_>> {
-            let (key, seq, kind) = self.entries.get(self.at)?;
+            let (key, seq, kind) = self.entries.get(self.at).filter(|_| !self.stopped)?;
             Some(EntryRef { key, seq: *seq, kind: *kind })
         }
 

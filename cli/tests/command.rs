@@ -43,8 +43,7 @@ impl Home {
     /// Loads a file of that name and content; panics unless that works.
     fn load(&self, name: &str, content: &[u8], more: &[&str]) -> String {
         self.file(name, content);
-        let args = ["load", name, "--dir", "db"].iter().chain(more);
-        succeeded(self.run(args))
+        succeeded(self.run(["load", name, "--dir", "db"].iter().chain(more)))
     }
 
     fn scan(&self, more: &[&str]) -> Vec<u8> {
