@@ -29,6 +29,7 @@ pub(crate) struct Totals {
     compaction_bytes_out: AtomicU64,
     segments_deleted: AtomicU64,
     stall_us: AtomicU64,
+    throttle_us: AtomicU64,
 }
 
 impl Totals {
@@ -52,6 +53,11 @@ impl Totals {
         self.segments_deleted.fetch_add(count, Ordering::Relaxed);
     }
 
+    pub(crate) fn throttled(&self, waited: Duration) {
+        let micros = u64::try_from(waited.as_micros()).unwrap_or(u64::MAX);
+        self.throttle_us.fetch_add(micros, Ordering::Relaxed);
+    }
+
     pub(crate) fn stalled(&self, waited: Duration) {
         let micros = u64::try_from(waited.as_micros()).unwrap_or(u64::MAX);
         self.stall_us.fetch_add(micros, Ordering::Relaxed);
@@ -69,6 +75,7 @@ impl Totals {
         stats.compaction_bytes_out = load(&self.compaction_bytes_out);
         stats.log_segments_deleted = load(&self.segments_deleted);
         stats.stalled = Duration::from_micros(load(&self.stall_us));
+        stats.throttled = Duration::from_micros(load(&self.throttle_us));
     }
 }
 
@@ -94,6 +101,8 @@ pub struct Stats {
     pub log_segments_deleted: u64,
     /// Time that writes were held up, all together.
     pub stalled: Duration,
+    /// Time that compactions were held up by [`IoConfig::rate_limit_mb_s`](crate::IoConfig::rate_limit_mb_s).
+    pub throttled: Duration,
     /// Bytes of all memtables.
     pub memtable_bytes: u64,
     /// Memtables that wait to be flushed.

@@ -164,7 +164,7 @@ async fn compact(
     let result = shared.env().on_disk(move || job.run(&cancel)).await;
     let Compacted { outputs, bytes_in } =
         result.inspect_err(|_| emit(shared, &slot, CompactionKind::Dropped))?;
-    let bytes_out = outputs.bytes();
+    let (bytes_out, throttled) = (outputs.bytes(), outputs.throttled);
     let run = shared.store.new_run_id();
     let place = slot.clone();
     let change = Box::new(move |version: &Version| {
@@ -179,6 +179,7 @@ async fn compact(
     shared.metrics.compaction_bytes_in.inc(bytes_in);
     shared.metrics.compaction_bytes_out.inc(bytes_out);
     shared.totals.compacted(bytes_in, bytes_out);
+    shared.totals.throttled(throttled);
     emit(shared, &slot, CompactionKind::Done { bytes_in, bytes_out });
     Ok(Done::Installed { bytes_in, bytes_out, spent: took })
 }

@@ -1,6 +1,7 @@
 //! Where a flush or compaction writes: tables in key order, cut into sections at guards and into files by size.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -36,6 +37,8 @@ pub(crate) struct OutputPlan {
 #[derive(Debug, Default)]
 pub(crate) struct Outputs {
     pub(crate) tables: Vec<Arc<TableMeta>>,
+    /// Time that the rate limit held the writing up.
+    pub(crate) throttled: Duration,
 }
 
 impl Outputs {
@@ -76,9 +79,17 @@ pub(crate) fn write_tables(
     plan: OutputPlan,
     cancel: &Cancel,
 ) -> Result<Outputs> {
-    let mut run = OutputRun { store, plan, guard: 0, writer: None, done: Vec::new(), paced: 0 };
+    let mut run = OutputRun {
+        store,
+        plan,
+        guard: 0,
+        writer: None,
+        done: Vec::new(),
+        paced: 0,
+        throttled: Duration::ZERO,
+    };
     match run.fill(cursor, retain, cancel) {
-        Ok(()) => Ok(Outputs { tables: run.done }),
+        Ok(()) => Ok(Outputs { tables: run.done, throttled: run.throttled }),
         Err(error) => {
             run.abandon();
             Err(error)
@@ -95,6 +106,7 @@ struct OutputRun<'a> {
     done: Vec<Arc<TableMeta>>,
     /// Bytes that the rate limit has seen.
     paced: u64,
+    throttled: Duration,
 }
 
 impl OutputRun<'_> {
@@ -174,7 +186,9 @@ impl OutputRun<'_> {
         let total = open + self.done.iter().map(|table| table.file_bytes).sum::<u64>();
         let fresh = total.saturating_sub(self.paced);
         self.paced = total;
-        self.store.env().pause(std::time::Duration::from_micros(fresh * 1_000_000 / rate));
+        let wait = Duration::from_micros(fresh.saturating_mul(1_000_000) / rate.max(1));
+        self.throttled += wait;
+        self.store.env().pause(wait);
     }
 
     fn abandon(&mut self) {
