@@ -1,4 +1,5 @@
-//! nori-lsm
+//! The crate: its page is the README, its modules stand in reading order.
+#![doc = include_str!("../README.md")]
 
 mod types;
 

@@ -87,3 +87,35 @@ async fn tight_loops_of_reads_scans_and_writes_let_other_tasks_have_their_turn()
         task.await.unwrap();
     }
 }
+
+/// A walk that waits for the disk between two slices, or two slots, goes on behind the wait.
+#[tokio::test]
+async fn a_scan_of_cold_tables_shows_every_key_both_ways() {
+    const KEYS: usize = 20_000;
+    let dir = tempfile::tempdir().unwrap();
+    let engine = LsmEngine::open(small(dir.path())).await.unwrap();
+    for round in 0..2 {
+        for i in (round..KEYS).step_by(2) {
+            engine.put(format!("key{i:05}"), format!("value{i}")).await.unwrap();
+        }
+    }
+    engine.flush().await.unwrap();
+    engine.wait_idle().await.unwrap();
+    engine.shutdown().await.unwrap();
+    for backward in [false, true] {
+        let engine = LsmEngine::open(small(dir.path())).await.unwrap();
+        let scan = engine.scan(..);
+        let mut scan = if backward { scan.rev() } else { scan };
+        let mut seen = Vec::new();
+        while let Some((key, _)) = scan.next().await.unwrap() {
+            seen.push(key);
+        }
+        if backward {
+            seen.reverse();
+        }
+        let expected: Vec<_> = (0..KEYS).map(|i| Bytes::from(format!("key{i:05}"))).collect();
+        assert!(seen == expected, "{} of {KEYS} keys, backward: {backward}", seen.len());
+        drop(scan);
+        engine.shutdown().await.unwrap();
+    }
+}

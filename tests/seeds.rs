@@ -1,6 +1,6 @@
 //! The programs and the recovery tests that the product was promised with: each snippet as users copy it, run for real.
 #![expect(clippy::unwrap_used, reason = "a test that cannot set up must stop")]
-#![expect(clippy::print_stdout, reason = "the snippets print")]
+#![expect(clippy::print_stdout, clippy::clone_on_ref_ptr, reason = "the snippets do")]
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -40,7 +40,7 @@ mod usage {
     use bytes::Bytes;
     use nori_lsm::{ATLLConfig, LsmEngine};
 
-    pub async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    pub(crate) async fn main() -> Result<(), Box<dyn std::error::Error>> {
         // Create engine with default configuration
         let config = ATLLConfig::default();
         let engine = LsmEngine::open(config).await?;

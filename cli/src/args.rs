@@ -98,7 +98,6 @@ pub(crate) struct Put {
 
 /// Arguments of `nori scan`.
 #[derive(Debug, Args)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub(crate) struct Scan {
     /// Directory of the database.
     pub(crate) dir: PathBuf,

@@ -111,18 +111,23 @@ fn whole(number: f64) -> u64 {
 }
 
 fn short(time: Duration) -> String {
-    match time.as_nanos() {
-        nanos @ ..1_000 => format!("{nanos} ns"),
-        ..1_000_000 => format!("{:.1} us", time.as_secs_f64() * 1e6),
-        ..1_000_000_000 => format!("{:.1} ms", time.as_secs_f64() * 1e3),
-        _ => format!("{:.2} s", time.as_secs_f64()),
+    let seconds = time.as_secs_f64();
+    if time < Duration::from_micros(1) {
+        return format!("{} ns", time.as_nanos());
     }
+    if time < Duration::from_millis(1) {
+        return format!("{:.1} us", seconds * 1e6);
+    }
+    if time < Duration::from_secs(1) {
+        return format!("{:.1} ms", seconds * 1e3);
+    }
+    format!("{seconds:.2} s")
 }
 
 fn plain(header: &[&str]) -> Table {
     let mut table = Table::new();
     table
-        .load_preset(presets::ASCII_MARKDOWN)
+        .load_style(presets::ASCII_MARKDOWN)
         .set_content_arrangement(ContentArrangement::Disabled)
         .set_header(header);
     table

@@ -51,6 +51,8 @@ pub(crate) struct Shared {
     pub(crate) manifest: Mutex<Option<ManifestLog>>,
     /// Tables that no version names, until their last reader is gone.
     pub(crate) garbage: Mutex<Vec<Garbage>>,
+    /// Whether dead tables are being deleted right now.
+    pub(crate) sweeping: AtomicBool,
     /// Told whenever something changed that somebody may wait for.
     pub(crate) changed: Arc<Notify>,
     pub(crate) cancel: Cancel,
@@ -120,6 +122,7 @@ impl Shared {
             busy: BusyBoard::new(on_free),
             manifest: Mutex::new(Some(manifest)),
             garbage: Mutex::default(),
+            sweeping: AtomicBool::new(false),
             changed,
             cancel: Cancel::default(),
             generation: AtomicU64::new(1),
@@ -281,6 +284,7 @@ impl Shared {
             && !self.flushing.load(Ordering::Acquire)
             && self.settled.load(Ordering::Acquire) == self.generation.load(Ordering::Acquire)
             && !self.has_free_garbage()
+            && !self.sweeping.load(Ordering::Acquire)
     }
 
     /// Whether a dead table could be deleted.
