@@ -141,6 +141,8 @@ fn config() -> impl Strategy<Value = ATLLConfig> {
 /// A value, and when it expires.
 type Cell = (Bytes, Option<u64>);
 type Map = BTreeMap<Bytes, Cell>;
+/// What one batch did.
+type Entered = Vec<(Bytes, Option<Cell>)>;
 
 struct World {
     fs: SimFs,
@@ -148,7 +150,7 @@ struct World {
     config: ATLLConfig,
     engine: Option<LsmEngine>,
     /// Every write that may still count, with the SeqNo of its last operation.
-    log: Vec<(SeqNo, Vec<(Bytes, Option<Cell>)>)>,
+    log: Vec<(SeqNo, Entered)>,
     now: Map,
     /// Up to here a power cut takes nothing.
     durable: SeqNo,

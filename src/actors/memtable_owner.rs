@@ -13,6 +13,7 @@ use super::health::Trouble;
 use super::shared::Shared;
 use super::timer::{Timer, send_after};
 use crate::error::Result;
+use crate::storage::log_segment::LogSegment;
 use crate::types::FileId;
 
 /// Wait before the next try to prepare a segment on a disk that refuses.
@@ -132,19 +133,34 @@ async fn prepare(shared: &Arc<Shared>) -> Result<()> {
     loop {
         let mut lease = shared.commits.lease().await;
         lease.seal_if_due();
-        if !lease.needs_spare() {
+        let orphans = lease.take_orphans();
+        let (failed, ready) = (lease.take_seal_error(), !lease.needs_spare());
+        drop(lease);
+        remove(shared, orphans).await;
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        if ready {
             return Ok(());
         }
-        drop(lease);
         let store = Arc::clone(&shared.store);
         let spare = shared.env().on_disk(move || store.create_segment()).await?;
-        let mut lease = shared.commits.lease().await;
-        let unwanted = lease.install_spare(spare);
-        lease.seal_if_due();
-        drop(lease);
-        if let Some(unwanted) = unwanted {
-            let store = Arc::clone(&shared.store);
-            shared.env().on_disk(move || store.remove(&store.layout().wal(unwanted.id()))).await?;
-        }
+        let unwanted = shared.commits.lease().await.install_spare(spare);
+        remove(shared, unwanted.iter().map(LogSegment::id).collect()).await;
+    }
+}
+
+/// Removes segments that came to nothing. One that stays behind does no harm: the next open removes it.
+async fn remove(shared: &Arc<Shared>, segments: Vec<FileId>) {
+    if segments.is_empty() {
+        return;
+    }
+    let store = Arc::clone(&shared.store);
+    let removal = move || {
+        let paths = segments.into_iter().map(|id| store.layout().wal(id));
+        Ok(paths.filter(|path| store.remove(path).is_err()).count())
+    };
+    if shared.env().on_disk(removal).await.unwrap_or(1) > 0 {
+        tracing::debug!("left an empty log segment behind");
     }
 }

@@ -256,7 +256,7 @@ async fn spawn(
     }
 }
 
-type Step<'a> = Pin<Box<dyn Future<Output = Result<()>> + Send + 'a>>;
+type Step = Pin<Box<dyn Future<Output = Result<()>> + Send>>;
 
 /// Refuse writes, stop compactions, sync the log, flush, record the last version, stop the components.
 ///
@@ -275,10 +275,10 @@ async fn shutdown(state: &mut State, myself: &ActorRef<Msg>) -> Result<()> {
     shared.jobs_ended().await;
     // Whoever was given up gets a last chance: what is in memory is worth it.
     shared.health.resumed();
-    let steps: [Step<'_>; 3] = [
-        Box::pin(sync_log(&shared)),
-        Box::pin(flush_all(&shared)),
-        Box::pin(record_version(&shared)),
+    let steps: [fn(Arc<Shared>) -> Step; 3] = [
+        |shared| Box::pin(sync_log(shared)),
+        |shared| Box::pin(flush_all(shared)),
+        |shared| Box::pin(record_version(shared)),
     ];
     let mut result = Ok(());
     for step in steps {
@@ -295,31 +295,42 @@ async fn shutdown(state: &mut State, myself: &ActorRef<Msg>) -> Result<()> {
 async fn against_deaths(
     state: &mut State,
     myself: &ActorRef<Msg>,
-    mut step: Step<'_>,
+    step: fn(Arc<Shared>) -> Step,
 ) -> Result<()> {
+    let shared = Arc::clone(&state.shared);
+    let mut last = Error::Interrupted { component: "shutdown" };
     for _ in 0..LAST_CHANCES {
-        let vital = Component::all(state.shared.config.max_levels);
-        for component in vital.into_iter().filter(|component| component.is_vital()) {
-            if state.children.contains_key(&component) {
-                continue;
-            }
-            if let Ok(child) = spawn(component, &state.shared, myself).await {
+        let all = Component::all(shared.config.max_levels).into_iter();
+        for component in all.filter(|component| component.is_vital()) {
+            if !state.children.contains_key(&component)
+                && let Ok(child) = spawn(component, &shared, myself).await
+            {
                 state.children.insert(component, child);
             }
         }
-        let component = tokio::select! {
+        tokio::select! {
             biased;
-            done = &mut step => return done,
-            component = death(&mut state.children) => component,
-        };
-        state.shared.routes.clear(component);
+            () = death(state) => continue,
+            done = step(Arc::clone(&shared)) => match done {
+                Err(error @ Error::Interrupted { .. }) => last = error,
+                done => return done,
+            },
+        }
+        // Whoever interrupted the step is about to be gone.
+        let wait = shared.env().clock.sleep(Duration::from_millis(10));
+        tokio::select! {
+            biased;
+            () = death(state) => {}
+            () = wait => {}
+        }
     }
-    Err(Error::Interrupted { component: "shutdown" })
+    Err(last)
 }
 
 /// Waits until a component is gone, and forgets it.
-async fn death(children: &mut BTreeMap<Component, Child>) -> Component {
-    let dead = std::future::poll_fn(|cx| {
+async fn death(state: &mut State) {
+    let children = &mut state.children;
+    let component = std::future::poll_fn(|cx| {
         for (component, child) in &mut *children {
             if Pin::new(&mut child.handle).poll(cx).is_ready() {
                 return Poll::Ready(*component);
@@ -327,26 +338,26 @@ async fn death(children: &mut BTreeMap<Component, Child>) -> Component {
         }
         Poll::Pending
     });
-    let component = dead.await;
-    children.remove(&component);
-    component
+    let component = component.await;
+    state.children.remove(&component);
+    state.shared.routes.clear(component);
 }
 
-async fn sync_log(shared: &Arc<Shared>) -> Result<()> {
+async fn sync_log(shared: Arc<Shared>) -> Result<()> {
     let (reply, answer) = oneshot::channel();
     shared.routes.wal_writer.ring(wal_writer::Msg::Sync(Some(reply)));
     answer.await.unwrap_or(Err(Error::Interrupted { component: "wal writer" })).map(drop)
 }
 
 /// Flushes what is only in memory. The memtables that cannot be flushed stay in the log.
-async fn flush_all(shared: &Arc<Shared>) -> Result<()> {
+async fn flush_all(shared: Arc<Shared>) -> Result<()> {
     shared.cancel.renew();
     shared.flush(true).await
 }
 
 /// Begins a manifest that holds one record: the version as it is.
-async fn record_version(shared: &Arc<Shared>) -> Result<()> {
-    let job = Arc::clone(shared);
+async fn record_version(shared: Arc<Shared>) -> Result<()> {
+    let job = Arc::clone(&shared);
     let record = move || {
         let version = Arc::clone(job.views.load().version());
         drop(job.manifest().take());

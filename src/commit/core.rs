@@ -15,7 +15,7 @@ use crate::format::wal::{FrameEncoder, Previous};
 use crate::memtable::Memtable;
 use crate::storage::log_segment::LogSegment;
 use crate::storage::store::Store;
-use crate::types::{SeqNo, u64_of};
+use crate::types::{FileId, SeqNo, u64_of};
 use crate::view::Views;
 
 /// Where the group is.
@@ -68,6 +68,10 @@ pub(crate) struct Core {
     fault: Option<Error>,
     /// Somebody wants the memtable sealed whatever its size.
     seal_wanted: bool,
+    /// Why the last segment could not be begun.
+    seal_error: Option<Error>,
+    /// Segments that came to nothing: nobody needs their files.
+    orphans: Vec<FileId>,
     visible: Arc<AtomicU64>,
     durable: Arc<AtomicU64>,
     /// Set when a memtable was sealed; whoever gives the core back tells the memtable owner.
@@ -93,6 +97,8 @@ impl Core {
             group: Vec::new(),
             fault: None,
             seal_wanted: false,
+            seal_error: None,
+            orphans: Vec::new(),
             visible: Arc::new(AtomicU64::new(last)),
             durable: Arc::new(AtomicU64::new(last)),
             sealed: Arc::new(AtomicBool::new(false)),
@@ -270,9 +276,22 @@ impl Core {
                     self.unsynced.push(old);
                 }
             }
-            // The spare is an orphan now; another one is prepared and tried.
-            Err(error) => tracing::warn!(%error, "could not begin a log segment"),
+            Err(error) => {
+                tracing::warn!(%error, "could not begin a log segment");
+                self.orphans.push(spare.id());
+                self.seal_error = Some(error);
+            }
         }
+    }
+
+    /// Why a memtable that was due could not be sealed, if it could not since the last call.
+    pub(crate) fn take_seal_error(&mut self) -> Option<Error> {
+        self.seal_error.take()
+    }
+
+    /// Segments whose files are to be removed.
+    pub(crate) fn take_orphans(&mut self) -> Vec<FileId> {
+        std::mem::take(&mut self.orphans)
     }
 
     /// Gives up a faulty segment for a new one. Blocks until everything that was acknowledged is durable there.
@@ -287,6 +306,17 @@ impl Core {
             Some(spare) => spare,
             None => self.store.create_segment()?,
         };
+        if let Err(error) = self.log_again(&next) {
+            self.orphans.push(next.id());
+            return Err(error);
+        }
+        self.fault = None;
+        self.begin(next);
+        Ok(())
+    }
+
+    /// Begins `next` with every write of the memtable that may not be on disk, and makes it durable.
+    fn log_again(&mut self, next: &LogSegment) -> Result<()> {
         next.write_header(self.previous())?;
         let doubtful = self.memtable.ops_after(SeqNo(self.durable.load(Ordering::Acquire)));
         if let Some((first, _)) = doubtful.first() {
@@ -294,10 +324,7 @@ impl Core {
             doubtful.iter().for_each(|(_, op)| self.encoder.push(op));
             next.append(&self.encoder.finish(next.id(), 0, *first))?;
         }
-        next.sync()?;
-        self.fault = None;
-        self.begin(next);
-        Ok(())
+        next.sync()
     }
 
     /// What the next segment says about this one.
@@ -338,7 +365,7 @@ impl Core {
     }
 
     /// Forgets segments whose writes are all in tables. `floor`: the first segment that is still needed.
-    pub(crate) fn forget_below(&mut self, floor: crate::types::FileId) {
+    pub(crate) fn forget_below(&mut self, floor: FileId) {
         self.unsynced.retain(|segment| segment.id() >= floor);
     }
 }

@@ -84,7 +84,7 @@ impl History {
             };
         }
         let options = WriteOptions { durability: Some(durability), ..Default::default() };
-        if self.written % 4 != 0 {
+        if !self.written.is_multiple_of(4) {
             tokio::task::yield_now().await; // else the components would not get a turn in a burst of writes
         }
         match engine.write(batch, options).await {
