@@ -95,7 +95,10 @@ impl World {
             let number = rng.usize(..self.begun.len());
             let least = self.acked[number].load(Ordering::SeqCst);
             let found = self.engine.get(&key(number)).await?;
-            self.check(number, least, found.as_ref())?;
+            if let Err(wrong) = self.check(number, least, found.as_ref()) {
+                let again = self.engine.get(&key(number)).await?.is_some();
+                return Err(format!("get: {wrong}; there on a second look: {again}").into());
+            }
             self.reads.fetch_add(1, Ordering::Relaxed);
             if rng.u8(..) == 0 {
                 let snapshot = self.engine.snapshot();
@@ -127,7 +130,13 @@ impl World {
             for number in numbers {
                 let here = next.as_ref().is_some_and(|(found, _)| *found == key(number));
                 let found = if here { next.take() } else { None };
-                self.check(number, least[number - from], found.as_ref().map(|(_, value)| value))?;
+                let value = found.as_ref().map(|(_, value)| value);
+                if let Err(wrong) = self.check(number, least[number - from], value) {
+                    let there = self.engine.get(&key(number)).await?.is_some();
+                    return Err(
+                        format!("scan {from}..{to}: {wrong}; a get finds it: {there}").into()
+                    );
+                }
                 if here {
                     self.scanned.fetch_add(1, Ordering::Relaxed);
                     next = scan.next().await?;

@@ -3,8 +3,8 @@
 //! Cursors are synchronous. A step that would have to wait for the disk returns [`Stop::Blocked`] with the wait as a
 //! closure; whoever drives the cursor runs it where blocking is allowed and calls the same step again.
 //!
-//! Invariant: a step that returns [`Stop`] is under way, and calling it again continues it. Until it is done, or another
-//! placement has replaced it, `entry` says nothing: not even that the walk has ended.
+//! Invariant: a step that returns [`Stop`] is continued by calling it again, or given up by a `rewind` or `seek`. Until one of
+//! them succeeds, `entry` and `value` say nothing.
 
 use bytes::Bytes;
 

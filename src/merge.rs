@@ -116,19 +116,19 @@ pub(crate) struct Visible<C> {
     direction: Direction,
     snapshot: SeqNo,
     now_ms: u64,
+    /// The cursor was stopped on its way to the next entry: it has to get there before it is looked at.
+    advancing: bool,
     /// Key that is decided. Forward: the key shown last, whose older versions are skipped.
     last_key: Option<Vec<u8>>,
     /// Backward: the newest version seen so far of the key that the cursor is in.
     candidate: Option<(Bytes, ValueKind, Bytes)>,
-    /// The cursor is on its way to the next entry: it was stopped there.
-    advancing: bool,
 }
 
 impl<C: Cursor> Visible<C> {
     /// `cursor` walks in `direction`; place it with `rewind` or `seek` first.
     pub(crate) fn new(cursor: C, direction: Direction, snapshot: SeqNo, now_ms: u64) -> Self {
         let (last_key, candidate) = (None, None);
-        Self { cursor, direction, snapshot, now_ms, last_key, candidate, advancing: false }
+        Self { cursor, direction, snapshot, now_ms, advancing: false, last_key, candidate }
     }
 
     /// Goes to the start in the direction of the cursor.
@@ -146,16 +146,9 @@ impl<C: Cursor> Visible<C> {
     }
 
     fn forget(&mut self) {
+        self.advancing = false;
         self.last_key = None;
         self.candidate = None;
-        self.advancing = false;
-    }
-
-    fn advance(&mut self) -> Result<(), Stop> {
-        self.advancing = true;
-        self.cursor.advance()?;
-        self.advancing = false;
-        Ok(())
     }
 
     /// The next key and value; `None` behind the last. A stopped step is continued by calling it again.
@@ -167,6 +160,13 @@ impl<C: Cursor> Visible<C> {
             Direction::Forward => self.next_forward(),
             Direction::Backward => self.next_backward(),
         }
+    }
+
+    fn advance(&mut self) -> Result<(), Stop> {
+        self.advancing = true;
+        self.cursor.advance()?;
+        self.advancing = false;
+        Ok(())
     }
 
     fn next_forward(&mut self) -> Result<Option<(Bytes, Bytes)>, Stop> {
@@ -229,7 +229,7 @@ mod tests {
         at: usize,
         steps: usize,
         stall: usize,
-        /// A step is under way: there is no entry to show.
+        /// The last step was stopped: nobody may look at the entry.
         stopped: bool,
     }
 

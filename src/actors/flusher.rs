@@ -72,11 +72,7 @@ impl Actor for Flusher {
             Msg::Done(Err(Error::Closed)) => {} // cancelled: the engine goes down
             Msg::Done(Err(error)) => {
                 shared.health.failing(Trouble::Flush, &error, shared.now());
-                let mut failures = shared.flush_failures();
-                failures.0 += 1;
-                failures.1 = Some(error.clone());
-                drop(failures);
-                shared.notify();
+                shared.flush_failed(error.clone());
                 state.retry = Some(send_after(shared.env(), RETRY_AFTER, &myself, Msg::Work));
                 if let Error::Interrupted { component } = error {
                     return Err(format!("{component} failed").into());

@@ -59,6 +59,7 @@ pub(crate) struct HealthBoard {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Trouble {
     Log,
+    NextSegment,
     Flush,
     Manifest,
     Compaction,

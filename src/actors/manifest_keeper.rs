@@ -184,7 +184,13 @@ fn emit_guards(shared: &Shared, ops: &[EditOp]) {
 
 /// Deletes dead tables that nobody reads any more; the others wait for the next sweep.
 async fn sweep(shared: &Arc<Shared>) {
+    shared.sweeping.store(true, Ordering::Release);
     let free = take_free(shared);
+    remove(shared, free).await;
+    shared.sweeping.store(false, Ordering::Release);
+}
+
+async fn remove(shared: &Arc<Shared>, free: Vec<Garbage>) {
     if free.is_empty() {
         return;
     }

@@ -1,6 +1,6 @@
 //! The memtable owner: seals memtables by size and by age, and keeps the next log segment prepared.
 //!
-//! Hears: `Look` when a memtable was sealed or one is due, `Seal` from a flush on demand, `Tick` from its timer.
+//! Hears: `Look` when a memtable was sealed, is due, or somebody wants it sealed; `Tick` from its timer.
 //! Rings: the flusher. Owns nothing: memtables live in the View. Loses on restart: since when the active memtable is not empty.
 
 use std::sync::Arc;
@@ -22,8 +22,6 @@ const RETRY_AFTER: Duration = Duration::from_millis(200);
 pub(crate) enum Msg {
     /// A memtable was sealed, or is due to be.
     Look,
-    /// Seal the active memtable whatever its size.
-    Seal,
     /// Look at its age.
     Tick,
 }
@@ -65,7 +63,6 @@ impl Actor for MemtableOwner {
         state.shared.chaos.strike(super::Component::MemtableOwner)?;
         match message {
             Msg::Look => {}
-            Msg::Seal => state.shared.commits.lease().await.want_seal(),
             Msg::Tick => {
                 state.timer =
                     send_after(state.shared.env(), tick(&state.shared), &myself, Msg::Tick);
@@ -107,11 +104,22 @@ fn is_too_old(state: &mut State) -> bool {
 /// Prepares a segment if there is none, seals what is due, and rings the flusher if anything is sealed.
 async fn look(state: &mut State, myself: &ActorRef<Msg>) {
     let shared = Arc::clone(&state.shared);
-    shared.commits.seal_heard();
     state.retry = None;
-    if let Err(error) = prepare(&shared).await {
-        shared.health.failing(Trouble::Log, &error, shared.now());
-        state.retry = Some(send_after(shared.env(), RETRY_AFTER, myself, Msg::Look));
+    match prepare(&shared).await {
+        Ok(()) => {
+            shared.health.works(Trouble::NextSegment);
+            // From here on bells ring again; what they were silent about shows in the core and below.
+            shared.commits.seal_heard();
+            drop(shared.commits.lease().await);
+        }
+        // Bells stay silent until the next try, or they would ring for what cannot be helped.
+        Err(error) => {
+            shared.health.failing(Trouble::NextSegment, &error, shared.now());
+            if shared.commits.lease().await.is_seal_due() {
+                shared.flush_failed(error);
+            }
+            state.retry = Some(send_after(shared.env(), RETRY_AFTER, myself, Msg::Look));
+        }
     }
     if !shared.views.load().sealed.is_empty() {
         shared.routes.flusher.ring(flusher::Msg::Work);

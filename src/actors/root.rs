@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use ractor::concurrency::JoinHandle;
@@ -32,6 +33,8 @@ use crate::version::Version;
 
 /// Wait before a component that is not vital is tried again after it was given up.
 const SECOND_CHANCE: Duration = Duration::from_secs(60);
+/// Deaths that a step of a shutdown survives.
+const LAST_CHANCES: usize = 6;
 /// Deaths that are remembered, of one component and of all.
 const MEMORY: usize = 64;
 
@@ -103,7 +106,7 @@ impl Actor for Root {
             Msg::Restart(component) => restart(state, &myself, component).await,
             Msg::Resume => resume(state, &myself).await,
             Msg::Shutdown(reply) => {
-                let result = shutdown(state).await;
+                let result = shutdown(state, &myself).await;
                 drop(reply.send(result));
                 myself.stop(None);
             }
@@ -258,7 +261,7 @@ type Step<'a> = Pin<Box<dyn Future<Output = Result<()>> + Send + 'a>>;
 /// Refuse writes, stop compactions, sync the log, flush, record the last version, stop the components.
 ///
 /// Every step is tried even if one before it failed; the first failure is reported.
-async fn shutdown(state: &mut State) -> Result<()> {
+async fn shutdown(state: &mut State, myself: &ActorRef<Msg>) -> Result<()> {
     state.stopping = true;
     state.pending.clear();
     let shared = Arc::clone(&state.shared);
@@ -270,6 +273,8 @@ async fn shutdown(state: &mut State) -> Result<()> {
         stop_one(state, Component::Compactor(level)).await;
     }
     shared.jobs_ended().await;
+    // Whoever was given up gets a last chance: what is in memory is worth it.
+    shared.health.resumed();
     let steps: [Step<'_>; 3] = [
         Box::pin(sync_log(&shared)),
         Box::pin(flush_all(&shared)),
@@ -277,13 +282,54 @@ async fn shutdown(state: &mut State) -> Result<()> {
     ];
     let mut result = Ok(());
     for step in steps {
-        let done = step.await;
+        let done = against_deaths(state, myself, step).await;
         if result.is_ok() {
             result = done;
         }
     }
     stop_children(state).await;
     result
+}
+
+/// Brings `step` to its end; components that die meanwhile, or are dead already, are started again, within reason.
+async fn against_deaths(
+    state: &mut State,
+    myself: &ActorRef<Msg>,
+    mut step: Step<'_>,
+) -> Result<()> {
+    for _ in 0..LAST_CHANCES {
+        let vital = Component::all(state.shared.config.max_levels);
+        for component in vital.into_iter().filter(|component| component.is_vital()) {
+            if state.children.contains_key(&component) {
+                continue;
+            }
+            if let Ok(child) = spawn(component, &state.shared, myself).await {
+                state.children.insert(component, child);
+            }
+        }
+        let component = tokio::select! {
+            biased;
+            done = &mut step => return done,
+            component = death(&mut state.children) => component,
+        };
+        state.shared.routes.clear(component);
+    }
+    Err(Error::Interrupted { component: "shutdown" })
+}
+
+/// Waits until a component is gone, and forgets it.
+async fn death(children: &mut BTreeMap<Component, Child>) -> Component {
+    let dead = std::future::poll_fn(|cx| {
+        for (component, child) in &mut *children {
+            if Pin::new(&mut child.handle).poll(cx).is_ready() {
+                return Poll::Ready(*component);
+            }
+        }
+        Poll::Pending
+    });
+    let component = dead.await;
+    children.remove(&component);
+    component
 }
 
 async fn sync_log(shared: &Arc<Shared>) -> Result<()> {

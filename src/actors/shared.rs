@@ -9,9 +9,9 @@ use std::time::Duration;
 use tokio::sync::{Notify, oneshot, watch};
 
 use super::busy::BusyBoard;
-use super::health::HealthBoard;
+use super::health::{HealthBoard, HealthState};
 use super::routes::Routes;
-use super::{manifest_keeper, memtable_owner, scheduler};
+use super::{manifest_keeper, memtable_owner, scheduler, wal_writer};
 use crate::commit::{Commits, Gate, Valve};
 use crate::config::ATLLConfig;
 use crate::env::Env;
@@ -51,6 +51,8 @@ pub(crate) struct Shared {
     pub(crate) manifest: Mutex<Option<ManifestLog>>,
     /// Tables that no version names, until their last reader is gone.
     pub(crate) garbage: Mutex<Vec<Garbage>>,
+    /// Whether dead tables are being deleted right now.
+    pub(crate) sweeping: AtomicBool,
     /// Told whenever something changed that somebody may wait for.
     pub(crate) changed: Arc<Notify>,
     pub(crate) cancel: Cancel,
@@ -120,6 +122,7 @@ impl Shared {
             busy: BusyBoard::new(on_free),
             manifest: Mutex::new(Some(manifest)),
             garbage: Mutex::default(),
+            sweeping: AtomicBool::new(false),
             changed,
             cancel: Cancel::default(),
             generation: AtomicU64::new(1),
@@ -181,17 +184,21 @@ impl Shared {
         let Some(target) = newest.map(|memtable| memtable.segment()) else { return Ok(()) };
         drop(view);
         let (failures, _) = *self.flush_failures();
-        let mut asked = false;
+        // The wish stands in the core, where whoever is started next finds it.
+        self.commits.lease().await.want_seal();
+        self.routes.memtable_owner.ring(memtable_owner::Msg::Look);
+        if self.commits.is_faulty() {
+            self.routes.wal_writer.ring(wal_writer::Msg::Heal);
+        }
         loop {
             let changed = self.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            if !asked {
-                self.routes.memtable_owner.ring(memtable_owner::Msg::Seal);
-                asked = true;
-            }
             if self.views.load().version().log_floor > target {
                 return Ok(());
+            }
+            if let HealthState::ReadOnly { reason } = self.health.now().state {
+                return Err(Error::Unavailable { component: "flush", reason });
             }
             let (now, error) = self.flush_failures().clone();
             match error.filter(|_| now > failures + if insist { PATIENCE } else { 0 }) {
@@ -277,6 +284,7 @@ impl Shared {
             && !self.flushing.load(Ordering::Acquire)
             && self.settled.load(Ordering::Acquire) == self.generation.load(Ordering::Acquire)
             && !self.has_free_garbage()
+            && !self.sweeping.load(Ordering::Acquire)
     }
 
     /// Whether a dead table could be deleted.
@@ -290,6 +298,15 @@ impl Shared {
 
     pub(crate) fn flush_failures(&self) -> MutexGuard<'_, (u64, Option<Error>)> {
         self.flush_failures.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells those who wait for a flush that this try came to nothing.
+    pub(crate) fn flush_failed(&self, error: Error) {
+        let mut failures = self.flush_failures();
+        failures.0 += 1;
+        failures.1 = Some(error);
+        drop(failures);
+        self.notify();
     }
 
     pub(crate) fn manifest(&self) -> MutexGuard<'_, Option<ManifestLog>> {

@@ -148,7 +148,10 @@ async fn repair(shared: &Arc<Shared>, lease: Lease) -> Result<Lease> {
     let (lease, repaired) = on_disk(shared, lease, |lease| lease.repair()).await?;
     match repaired {
         Ok(()) => shared.health.works(Trouble::Log),
-        Err(error) => shared.health.failing(Trouble::Log, &error, shared.now()),
+        Err(error) => {
+            shared.health.failing(Trouble::Log, &error, shared.now());
+            shared.flush_failed(error); // nothing is sealed while the log is faulty
+        }
     }
     Ok(lease)
 }

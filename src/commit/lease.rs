@@ -244,6 +244,7 @@ impl Lease {
             }
             Err(error) => {
                 self.fail(&error);
+                self.commits.ring(); // the log heals also if nobody writes any more
                 Err(error)
             }
         }));

@@ -365,9 +365,10 @@ impl<'a> LogReplay<'a> {
         })?;
         report.segments += 1;
         self.replayed.push(segment);
+        // Also one that holds no write: the next segment names it, and takes it for durable.
+        let path = link.reader.path();
+        self.env.fs.sync_file(path).at("sync", path)?;
         if !memtable.is_empty() {
-            let path = link.reader.path();
-            self.env.fs.sync_file(path).at("sync", path)?;
             self.memtables.push(Arc::new(memtable));
         }
         let node = self.config.node_id;

@@ -155,8 +155,10 @@ impl SegmentReader {
         }
         match SegmentHeader::decode(&bytes, self.id) {
             Ok(header) => Ok(Opening::Begun(header)),
-            // Whole, but of another number: a file under a wrong name.
-            Err(damage) if damage.offset == 8 => Err(damage.of(&self.path, 0)),
+            // Whole, but of another number: a file under a wrong name. One that is cut short ends there too.
+            Err(damage) if damage.offset == 8 && front == HEADER_LEN => {
+                Err(damage.of(&self.path, 0))
+            }
             Err(_) => self.unless_frame_follows(Opening::Torn),
         }
     }
@@ -363,7 +365,9 @@ mod tests {
         let whole = segment_bytes(1, false);
         assert_eq!(opening(&[0; 4096]).unwrap(), Opening::Unused);
         assert_eq!(opening(b"").unwrap(), Opening::Unused);
-        assert_eq!(opening(&whole[..HEADER_LEN - 1]).unwrap(), Opening::Torn);
+        for cut in 1..HEADER_LEN {
+            assert_eq!(opening(&whole[..cut]).unwrap(), Opening::Torn, "cut at {cut}");
+        }
         assert!(matches!(opening(&whole).unwrap(), Opening::Begun(_)));
         for spoiled in [0, 20] {
             let mut bytes = whole.clone();
