@@ -2,7 +2,7 @@
 //!
 //! Faults that need a broken disk are in `crash.rs`, those of dying components in `supervision.rs`, those of a table file in
 //! `sstable.rs`, those of the tree's decisions beside `policy`.
-#![expect(clippy::unwrap_used, reason = "a test that cannot set up must stop")]
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot set up must stop")]
 
 #[expect(dead_code, reason = "the other tests on the simulated disk use the rest")]
 mod world;
