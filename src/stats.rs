@@ -117,7 +117,7 @@ pub struct Stats {
     pub tables: usize,
     /// Bytes of all tables on disk.
     pub table_bytes: u64,
-    /// Bytes of tables that no version names, held by open scans.
+    /// Tables that no version names and that open scans still hold.
     pub pinned_tables: usize,
     /// Live snapshots.
     pub snapshots: usize,

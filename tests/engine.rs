@@ -41,6 +41,8 @@ async fn what_is_put_is_there_after_flush_compaction_and_reopen() {
     }
 
     engine.shutdown().await.unwrap();
+    let log = std::fs::read_dir(dir.path().join("wal")).unwrap().count();
+    assert_eq!(log, 0, "everything is in tables, so the log is gone");
     assert!(matches!(engine.put("a", "b").await, Err(Error::Closed)));
     let engine = LsmEngine::open(small(dir.path())).await.unwrap();
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use super::health::Trouble;
-use super::manifest_keeper::Flushed;
+use super::manifest_keeper::{self, Flushed};
 use super::memtable_owner;
 use super::shared::Shared;
 use super::timer::{Timer, send_after};
@@ -133,8 +133,11 @@ async fn flush(shared: &Arc<Shared>, memtable: Arc<Memtable>) -> Result<()> {
     });
     let last_seq = memtable.last_seq();
     shared.install(change, Some(Flushed { segment, last_seq })).await?;
+    let flushed = u64_of(memtable.bytes());
+    shared.retire(memtable);
+    shared.routes.manifest_keeper.ring(manifest_keeper::Msg::Sweep);
     let took = shared.now().saturating_sub(start);
-    shared.drained(u64_of(memtable.bytes()), took);
+    shared.drained(flushed, took);
     shared.metrics.flush_ms.observe(took.as_secs_f64() * 1e3);
     shared.metrics.flush_bytes.inc(bytes);
     shared.totals.flushed(bytes);

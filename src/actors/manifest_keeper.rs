@@ -191,11 +191,13 @@ async fn sweep(shared: &Arc<Shared>) {
 }
 
 async fn remove(shared: &Arc<Shared>, free: Vec<Garbage>) {
-    if free.is_empty() {
+    let unread = shared.unread_memtables();
+    if free.is_empty() && unread.is_empty() {
         return;
     }
     let store = Arc::clone(&shared.store);
     let removal = move || {
+        drop(unread);
         let failed = free.into_iter().filter(|dead| store.remove(&dead.path).is_err());
         Ok(failed.collect::<Vec<_>>())
     };

@@ -29,6 +29,7 @@ use super::wal_writer::{self, WalWriter};
 use crate::error::{Error, Result};
 use crate::observe::VizEvent;
 use crate::policy::restart::{Verdict, verdict};
+use crate::storage::layout::FileKind;
 use crate::version::Version;
 
 /// Wait before a component that is not vital is tried again after it was given up.
@@ -359,12 +360,24 @@ async fn flush_all(shared: Arc<Shared>) -> Result<()> {
 async fn record_version(shared: Arc<Shared>) -> Result<()> {
     let job = Arc::clone(&shared);
     let record = move || {
-        let version = Arc::clone(job.views.load().version());
+        let view = job.views.load_full();
         drop(job.manifest().take());
-        let mut latest = Version::clone(&version);
+        let mut latest = Version::clone(view.version());
         latest.next_file = job.store.next_file();
+        let flushed = view.active.is_empty() && view.sealed.is_empty();
+        if flushed {
+            // Nothing in the log is needed any more: the next open has none to look at.
+            latest.log_floor = latest.next_file;
+        }
         *job.manifest() = Some(manifest_keeper::begin(&job, &latest)?);
-        Ok(())
+        let wal = if flushed {
+            job.store.layout().list(&*job.env().fs, FileKind::Wal)?
+        } else {
+            Vec::new()
+        };
+        let mut ours =
+            wal.into_iter().filter(|file| file.id.is_some_and(|id| id < latest.log_floor));
+        ours.try_for_each(|file| job.store.remove(&file.path))
     };
     shared.env().on_disk(record).await
 }

@@ -17,6 +17,7 @@ use crate::config::ATLLConfig;
 use crate::env::Env;
 use crate::error::{Error, Result};
 use crate::jobs::Cancel;
+use crate::memtable::Memtable;
 use crate::observe::EngineMetrics;
 use crate::policy::pressure::{Admitted, Backlog, admitted, pressure};
 use crate::snapshots::Snapshots;
@@ -51,6 +52,8 @@ pub(crate) struct Shared {
     pub(crate) manifest: Mutex<Option<ManifestLog>>,
     /// Tables that no version names, until their last reader is gone.
     pub(crate) garbage: Mutex<Vec<Garbage>>,
+    /// Flushed memtables, until their last reader is gone: to free one takes long, so nobody does it in passing.
+    pub(crate) retired: Mutex<Vec<Arc<Memtable>>>,
     /// Whether dead tables are being deleted right now.
     pub(crate) sweeping: AtomicBool,
     /// Told whenever something changed that somebody may wait for.
@@ -122,6 +125,7 @@ impl Shared {
             busy: BusyBoard::new(on_free),
             manifest: Mutex::new(Some(manifest)),
             garbage: Mutex::default(),
+            retired: Mutex::default(),
             sweeping: AtomicBool::new(false),
             changed,
             cancel: Cancel::default(),
@@ -285,6 +289,17 @@ impl Shared {
             && self.settled.load(Ordering::Acquire) == self.generation.load(Ordering::Acquire)
             && !self.has_free_garbage()
             && !self.sweeping.load(Ordering::Acquire)
+    }
+
+    /// Keeps a flushed memtable until a sweep finds it unread.
+    pub(crate) fn retire(&self, memtable: Arc<Memtable>) {
+        self.retired.lock().unwrap_or_else(PoisonError::into_inner).push(memtable);
+    }
+
+    /// Retired memtables that nobody reads any more.
+    pub(crate) fn unread_memtables(&self) -> Vec<Arc<Memtable>> {
+        let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
+        retired.extract_if(.., |memtable| Arc::strong_count(memtable) == 1).collect()
     }
 
     /// Whether a dead table could be deleted.
