@@ -17,17 +17,16 @@ use crate::commit::{Commits, Core, CoreArgs};
 use crate::config::{ATLLConfig, Durability};
 use crate::cursor::Stop;
 use crate::env::Env;
-use crate::error::{Error, IoContext, Result};
+use crate::error::{Error, Result};
+use crate::jobs::checkpoint::write_checkpoint;
 use crate::jobs::recover::{Recovered, RecoveryReport, recover};
 use crate::memtable::Memtable;
 use crate::observe::Meter;
 use crate::scan::{RangeIter, Scan};
 use crate::snapshots::Pin;
 use crate::stats::{LevelStats, Pressure, Stats};
-use crate::storage::layout::{FileKind, Layout};
-use crate::storage::manifest::ManifestLog;
-use crate::types::{FileId, KeyRange, SeqNo, u64_of};
-use crate::version::Version;
+use crate::storage::layout::Layout;
+use crate::types::{KeyRange, SeqNo, u64_of};
 use crate::view::{Lookup, Tree, View, Views};
 
 /// An open database. Clones are handles to the same engine; it ends with [`shutdown`](Self::shutdown).
@@ -310,10 +309,11 @@ impl LsmEngine {
     /// [`Error::Io`]; what was linked so far is left there.
     pub async fn checkpoint(&self, dir: impl Into<std::path::PathBuf>) -> Result<()> {
         self.flush().await?;
-        let shared = Arc::clone(&self.inner.shared);
-        let tree = Arc::clone(&shared.views.load().tree);
+        let store = Arc::clone(&self.inner.shared.store);
+        // The tree pins its tables: none is deleted before it is linked.
+        let tree = Arc::clone(&self.inner.shared.views.load().tree);
         let layout = Layout::new(dir.into());
-        let job = move || write_checkpoint(&shared, &tree, &layout);
+        let job = move || write_checkpoint(&store, &tree.version, &layout);
         self.inner.shared.env().on_disk(job).await
     }
 
@@ -568,32 +568,6 @@ fn build(config: ATLLConfig, recovered: Recovered) -> Arc<Shared> {
         move || seal_bell.memtable_owner.ring(memtable_owner::Msg::Look),
     );
     Shared::new(SharedArgs { config, store, views, commits, routes, manifest, lock })
-}
-
-fn write_checkpoint(shared: &Shared, tree: &Tree, layout: &Layout) -> Result<()> {
-    let fs = &*shared.env().fs;
-    layout.create(fs)?;
-    if let Some(first) = FileKind::ALL
-        .into_iter()
-        .map(|kind| layout.list(fs, kind))
-        .collect::<Result<Vec<_>>>()?
-        .concat()
-        .first()
-    {
-        let there = std::io::Error::from(std::io::ErrorKind::AlreadyExists);
-        return Err(Error::io("write a checkpoint over", &first.path, there));
-    }
-    for id in tree.version.live_tables() {
-        let (from, to) = (shared.store.layout().table(id), layout.table(id));
-        fs.hard_link(&from, &to).at("link", &to)?;
-    }
-    let dir = layout.folder(FileKind::Table);
-    fs.sync_dir(&dir).at("sync directory", &dir)?;
-    let mut version = Version::clone(&tree.version);
-    let id = version.next_file.max(shared.store.next_file());
-    version.next_file = FileId(id.0 + 1);
-    version.log_floor = version.next_file; // it has no log
-    ManifestLog::create(fs, layout, id, &version).map(drop)
 }
 
 /// Compile-time proof that every future of the public face can move between threads.

@@ -1,5 +1,6 @@
-//! Pieces of work from start to end: recovery, flush, compaction. They block, know no actor, and answer with values.
+//! Pieces of work from start to end: recovery, flush, compaction, checkpoint. They block, know no actor, and answer with values.
 
+pub(crate) mod checkpoint;
 pub(crate) mod compact;
 pub(crate) mod flush;
 pub(crate) mod output;
