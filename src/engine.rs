@@ -551,7 +551,7 @@ async fn open_files(env: &Env, config: &ATLLConfig) -> Result<Recovered> {
 fn build(config: ATLLConfig, recovered: Recovered) -> Arc<Shared> {
     let Recovered { lock, store, version, manifest, memtables, segment, report } = recovered;
     let tree = Arc::new(Tree::new(Arc::new(version), None, &store));
-    let active = Arc::new(Memtable::new(segment.id()));
+    let active = Arc::new(Memtable::new(segment.id(), config.memtable.flush_trigger_bytes));
     let views = Arc::new(Views::new(View { active, sealed: memtables, tree }));
     let core = Core::new(CoreArgs {
         store: Arc::clone(&store),

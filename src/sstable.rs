@@ -43,10 +43,8 @@ use crate::cursor::{Cursor, Found, Stop};
 use crate::env::Env;
 pub use crate::error::{Error, Result};
 use crate::observe::{BuildMetrics, Histogram, Meter, ReadMetrics};
-use crate::storage::{
-    Access, BlockCache, Fetch, Table, TableCursor, TableOptions, TableWriter, hash_key,
-};
-use crate::types::{Direction, FileId, KeyRange, Level, SeqNo, ValueKind, u64_of};
+use crate::storage::{Access, BlockCache, Fetch, Table, TableCursor, TableOptions, TableWriter};
+use crate::types::{Direction, FileId, KeyRange, Level, SeqNo, ValueKind, hash_key, u64_of};
 use crate::version::TableMeta;
 
 /// How to build a table, and how to read it.

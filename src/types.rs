@@ -226,6 +226,12 @@ pub enum Direction {
     Backward,
 }
 
+/// The hash by which every filter of the engine knows a key.
+#[inline]
+pub(crate) fn hash_key(key: &[u8]) -> u64 {
+    xxhash_rust::xxh3::xxh3_64(key)
+}
+
 /// Converts a count of bytes or items that is in memory, and so fits, without a cast.
 #[must_use]
 pub(crate) fn u64_of(len: usize) -> u64 {

@@ -17,8 +17,8 @@ use crate::memtable::{Memtable, MemtableCursor};
 use crate::merge::Merge;
 use crate::policy::{SAMPLING, SlotCounters, counters_for};
 use crate::storage::store::Store;
-use crate::storage::{Access, Fetch, Table, TableCursor, hash_key};
-use crate::types::{Direction, FileId, KeyRange, Level, SeqNo, SlotId};
+use crate::storage::{Access, Fetch, Table, TableCursor};
+use crate::types::{Direction, FileId, KeyRange, Level, SeqNo, SlotId, hash_key};
 use crate::version::{LevelState, Run, Slot, Version};
 
 /// Memtables and tables of one instant.
@@ -380,8 +380,7 @@ pub(crate) struct Lookup<'k> {
     key: &'k [u8],
     snapshot: SeqNo,
     fetch: Fetch,
-    /// Hash of the key for the filters, once a table is asked.
-    hash: Option<u64>,
+    hash: u64,
     /// Runs that were asked and do not have the key.
     done: usize,
     /// Whether this read is one of those that are counted.
@@ -394,7 +393,7 @@ impl<'k> Lookup<'k> {
             key,
             snapshot,
             fetch: Fetch::new(Access::Try, true),
-            hash: None,
+            hash: hash_key(key),
             done: 0,
             sampled: is_sampled(),
         }
@@ -405,7 +404,7 @@ impl<'k> Lookup<'k> {
         if self.done == 0 {
             let memtables = std::iter::once(&view.active).chain(&view.sealed);
             for memtable in memtables {
-                if let Some(found) = memtable.get(self.key, self.snapshot) {
+                if let Some(found) = memtable.get(self.key, self.hash, self.snapshot) {
                     return Ok(Some(found));
                 }
             }
@@ -441,8 +440,7 @@ impl<'k> Lookup<'k> {
             }
             let mut found = None;
             if let Some(table) = run.table_of(self.key) {
-                let hash = *self.hash.get_or_insert_with(|| hash_key(self.key));
-                found = table.get(self.key, hash, self.snapshot, &mut self.fetch)?;
+                found = table.get(self.key, self.hash, self.snapshot, &mut self.fetch)?;
             }
             self.done = *passed;
             if found.is_some() {

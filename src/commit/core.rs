@@ -338,7 +338,7 @@ impl Core {
 
     /// Makes `next` the open segment, with a memtable of its own. Returns the one before.
     fn begin(&mut self, next: LogSegment) -> Arc<LogSegment> {
-        let fresh = Arc::new(Memtable::new(next.id()));
+        let fresh = Arc::new(Memtable::new(next.id(), self.seal_bytes));
         // In the published View before its first write becomes visible.
         self.views.update(|view| view.with_active(Arc::clone(&fresh)));
         self.memtable = fresh;

@@ -8,8 +8,6 @@
 //! Format: docs/format.md#filter
 //! Source: Putze, Sanders, Singler 2007, "Cache-, Hash- and Space-Efficient Bloom Filters".
 
-use xxhash_rust::xxh3::xxh3_64;
-
 use crate::error::Damage;
 use crate::format::coding::Reader;
 use crate::types::{u64_of, usize_of};
@@ -22,12 +20,6 @@ const LINE_BITS: u64 = 512;
 /// Bit positions that one 64-bit word yields, nine bits each.
 const PROBES_PER_WORD: u8 = 7;
 const MAX_PROBES: u8 = 30;
-
-/// The hash that every filter of the engine looks keys up by.
-#[inline]
-pub(crate) fn hash_key(key: &[u8]) -> u64 {
-    xxh3_64(key)
-}
 
 /// Eight words in one cache line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -178,6 +170,7 @@ const fn mix(hash: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::types::hash_key;
 
     fn hashes(tag: &str, n: usize) -> Vec<u64> {
         (0..n).map(|i| hash_key(format!("{tag}{i:08}").as_bytes())).collect()

@@ -354,7 +354,7 @@ impl<'a> LogReplay<'a> {
         report: &mut RecoveryReport,
     ) -> Result<Scan> {
         let segment = link.header.segment;
-        let memtable = Memtable::new(segment);
+        let memtable = Memtable::new(segment, self.config.memtable.flush_trigger_bytes);
         let scan = link.reader.scan(limit, |frame| {
             let follows = frame.base_seq <= self.expected;
             if follows {

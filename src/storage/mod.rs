@@ -12,7 +12,6 @@ pub(crate) mod table_writer;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use crate::format::filter::hash_key;
 pub(crate) use cache::BlockCache;
 pub(crate) use table::{Access, Fetch, Table};
 pub(crate) use table_cursor::TableCursor;

@@ -18,14 +18,14 @@ use crate::cursor::{Found, Stop};
 use crate::env::{Fs, ReadFile};
 use crate::error::{Damage, Error, IoContext, Result};
 use crate::format::block::{DataBlock, RawEntry};
-use crate::format::filter::{Filter, hash_key};
+use crate::format::filter::Filter;
 use crate::format::footer::{FOOTER, Footer};
 use crate::format::frame::{self, BlockKind, Place};
 use crate::format::index::{self, LeafIndex};
 use crate::format::props::Props;
 use crate::observe::ReadMetrics;
 use crate::storage::cache::BlockCache;
-use crate::types::{KeyRange, SeqNo, ValueKind, u64_of, usize_of};
+use crate::types::{KeyRange, SeqNo, ValueKind, hash_key, u64_of, usize_of};
 use crate::version::{SectionMeta, TableMeta};
 
 /// What to do about a block that is not in memory.

@@ -19,13 +19,13 @@ use crate::env::{Fs, WriteFile};
 use crate::error::{Error, IoContext, Result};
 use crate::format::block::BlockBuilder;
 use crate::format::compress::Compressor;
-use crate::format::filter::{Filter, hash_key};
+use crate::format::filter::Filter;
 use crate::format::footer::Footer;
 use crate::format::frame::{self, BlockKind, Place};
 use crate::format::index::{self, LeafBuilder};
 use crate::format::props::Props;
 use crate::observe::BuildMetrics;
-use crate::types::{FileId, Level, SeqNo, ValueKind, u64_of};
+use crate::types::{FileId, Level, SeqNo, ValueKind, hash_key, u64_of};
 use crate::version::{SectionMeta, TableMeta};
 
 /// Bytes that are gathered before a write.

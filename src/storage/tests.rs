@@ -17,7 +17,9 @@ use crate::cursor::{Cursor, Found, Stop};
 use crate::env::{Fs, OsFs, ReadFile, WriteFile};
 use crate::error::{Error, Result};
 use crate::observe::{BuildMetrics, NoopMeter, ReadMetrics};
-use crate::types::{Direction, FileId, KeyRange, Level, SeqNo, ValueKind, u64_of, usize_of};
+use crate::types::{
+    Direction, FileId, KeyRange, Level, SeqNo, ValueKind, hash_key, u64_of, usize_of,
+};
 use crate::version::TableMeta;
 
 /// All versions, in the order of a table: key ascending, number descending.

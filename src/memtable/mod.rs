@@ -5,6 +5,8 @@
 //! Invariant: inserts come in SeqNo order from the one holder of the commit core; readers need no lock and see an entry only
 //! once its SeqNo is published.
 
+mod filter;
+
 use std::borrow::Borrow;
 use std::cmp::{Ordering as Order, Reverse};
 use std::collections::VecDeque;
@@ -18,7 +20,8 @@ use crossbeam_skiplist::SkipMap;
 
 use crate::batch::WriteOp;
 use crate::cursor::{Cursor, EntryRef, Found, Stop};
-use crate::types::{Direction, FileId, SeqNo, ValueKind};
+use crate::types::{Direction, FileId, SeqNo, ValueKind, hash_key};
+use filter::KeyFilter;
 
 /// What an entry costs beside the bytes of its key and value: skip-list node, handles and allocator overhead, measured.
 const ENTRY_OVERHEAD: usize = 160;
@@ -28,6 +31,7 @@ pub(crate) struct Memtable {
     /// Number of the log segment that holds the same writes.
     segment: FileId,
     map: SkipMap<MemKey, MemValue>,
+    filter: KeyFilter,
     bytes: AtomicUsize,
     /// 0 while it is empty.
     first_seq: AtomicU64,
@@ -127,10 +131,13 @@ fn head_of(key: &[u8]) -> u64 {
 }
 
 impl Memtable {
-    pub(crate) fn new(segment: FileId) -> Self {
+    /// `expected_bytes`: size at which it is sealed.
+    pub(crate) fn new(segment: FileId, expected_bytes: usize) -> Self {
+        let filter = KeyFilter::new(expected_bytes / ENTRY_OVERHEAD);
         Self {
             segment,
             map: SkipMap::new(),
+            filter,
             bytes: AtomicUsize::new(0),
             first_seq: AtomicU64::new(0),
             last_seq: AtomicU64::new(0),
@@ -160,6 +167,7 @@ impl Memtable {
         let bytes = op.key.len() + op.value.len() + ENTRY_OVERHEAD;
         let key = MemKey { head: head_of(&op.key), key: op.key, seq };
         debug_assert!(seq > self.last_seq(), "inserts come in SeqNo order");
+        self.filter.insert(hash_key(&key.key));
         self.map.insert(key, MemValue { kind: op.kind, value: op.value });
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
         if self.first_seq.load(Ordering::Relaxed) == 0 {
@@ -182,10 +190,10 @@ impl Memtable {
         ops
     }
 
-    /// The newest version of `key` up to `snapshot`.
-    pub(crate) fn get(&self, key: &[u8], snapshot: SeqNo) -> Option<Found> {
+    /// The newest version of `key` up to `snapshot`. `hash`: [`hash_key`] of `key`.
+    pub(crate) fn get(&self, key: &[u8], hash: u64, snapshot: SeqNo) -> Option<Found> {
         let first = self.first_seq.load(Ordering::Acquire);
-        if first == 0 || first > snapshot.0 {
+        if first == 0 || first > snapshot.0 || !self.filter.may_contain(hash) {
             return None;
         }
         let probe = Probe { head: head_of(key), key, seq: snapshot };
@@ -293,7 +301,7 @@ mod tests {
     }
 
     fn filled() -> Arc<Memtable> {
-        let memtable = Memtable::new(FileId(1));
+        let memtable = Memtable::new(FileId(1), 16 << 10);
         for seq in 1..=1000 {
             memtable.insert(SeqNo(seq), put(&format!("key{:03}", seq * 7 % 100), &seq.to_string()));
         }
@@ -303,11 +311,13 @@ mod tests {
     #[test]
     fn a_get_finds_the_newest_version_up_to_the_snapshot() {
         let memtable = filled();
-        let seq = |snapshot| memtable.get(b"key007", SeqNo(snapshot)).map(|found| found.seq.0);
+        let seq = |snapshot| {
+            memtable.get(b"key007", hash_key(b"key007"), SeqNo(snapshot)).map(|found| found.seq.0)
+        };
         assert_eq!(seq(u64::MAX), Some(901));
         assert_eq!((seq(901), seq(900)), (Some(901), Some(801)));
         assert_eq!((seq(1), seq(0)), (Some(1), None));
-        assert_eq!(memtable.get(b"key", SeqNo::MAX), None);
+        assert_eq!(memtable.get(b"key", hash_key(b"key"), SeqNo::MAX), None);
     }
 
     #[test]
