@@ -44,8 +44,18 @@ struct Inner {
     recovery: RecoveryReport,
     /// Whether the components were told to stop.
     closed: AtomicBool,
+    /// `None` once it came to its end.
+    ending: tokio::sync::Mutex<Option<Ending>>,
+}
+
+/// The end of an engine. It stays in place while it is waited for: whoever waits may be dropped, and another goes on.
+#[derive(Debug)]
+struct Ending {
     /// Ends when the root does.
-    root: tokio::sync::Mutex<Option<ractor::concurrency::JoinHandle<()>>>,
+    root: ractor::concurrency::JoinHandle<()>,
+    /// What a shutdown that was asked for will have come to.
+    answer: Option<oneshot::Receiver<Result<()>>>,
+    result: Option<Result<()>>,
 }
 
 /// How thorough [`LsmEngine::compact_range`] is.
@@ -98,7 +108,7 @@ impl LsmEngine {
                 shared,
                 recovery,
                 closed: AtomicBool::new(false),
-                root: tokio::sync::Mutex::new(Some(root)),
+                ending: tokio::sync::Mutex::new(Some(Ending { root, answer: None, result: None })),
             }),
         })
     }
@@ -158,10 +168,12 @@ impl LsmEngine {
         }
         let durability = options.durability.unwrap_or(shared.config.durability);
         let seq = shared.commits.write(batch, durability == Durability::Sync).await?;
-        if let Durability::Batch(interval) = durability
-            && !shared.sync_due.swap(true, Ordering::AcqRel)
-        {
-            shared.routes.wal_writer.ring(wal_writer::Msg::SyncWithin(interval));
+        if let Durability::Batch(interval) = durability {
+            let due = shared.now().saturating_add(interval).as_micros();
+            let due = u64::try_from(due).unwrap_or(u64::MAX - 1).min(u64::MAX - 1);
+            if due < shared.sync_due.fetch_min(due, Ordering::AcqRel) {
+                shared.routes.wal_writer.ring(wal_writer::Msg::SyncSoon);
+            }
         }
         shared.totals.written(u64_of(bytes), u64_of(ops));
         Ok(Commit { seq })
@@ -370,14 +382,22 @@ impl LsmEngine {
     /// # Errors
     /// The first step that failed. The others were tried all the same, and nothing that was acknowledged is lost: it is in the log.
     pub async fn shutdown(&self) -> Result<()> {
-        let mut root = self.inner.root.lock().await;
-        let Some(handle) = root.take() else { return Ok(()) };
-        self.inner.closed.store(true, Ordering::Release);
-        let (reply, answer) = oneshot::channel();
-        self.inner.shared.routes.root.ring(root::Msg::Shutdown(reply));
-        let result = answer.await.unwrap_or(Err(Error::Interrupted { component: "root" }));
+        let mut slot = self.inner.ending.lock().await;
+        let Some(ending) = &mut *slot else { return Ok(()) };
+        let answer = ending.answer.get_or_insert_with(|| {
+            self.inner.closed.store(true, Ordering::Release);
+            let (reply, answer) = oneshot::channel();
+            self.inner.shared.routes.root.ring(root::Msg::Shutdown(reply));
+            answer
+        });
+        if ending.result.is_none() {
+            let result = answer.await.unwrap_or(Err(Error::Interrupted { component: "root" }));
+            ending.result = Some(result);
+        }
         // The root has nothing left to say but that it is gone.
-        drop(handle.await);
+        drop((&mut ending.root).await);
+        let result = ending.result.take().unwrap_or(Ok(()));
+        *slot = None;
         self.inner.shared.notify();
         result
     }

@@ -2,6 +2,7 @@
 //!
 //! Entries that are in memory are ready at the first poll; a block that is not is read on the blocking pool.
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -38,7 +39,7 @@ pub struct Scan {
     /// The walk came to its end; a seek begins another.
     ended: bool,
     /// Entries of a chunk that is not complete yet.
-    chunk: Vec<(Bytes, Bytes)>,
+    chunk: VecDeque<(Bytes, Bytes)>,
     /// `None` until the first step.
     walk: Option<Visible<Merge<Source>>>,
     /// Where the walk has to go before its next step.
@@ -70,7 +71,7 @@ impl Scan {
             direction: Direction::Forward,
             left: usize::MAX,
             ended: false,
-            chunk: Vec::new(),
+            chunk: VecDeque::new(),
             walk: None,
             target: Some(Target::Start),
             reading: None,
@@ -103,6 +104,9 @@ impl Scan {
 
     /// Goes to `key`: the next entry is the first at or after it, or, backwards, the last one before it.
     pub fn seek(&mut self, key: impl AsRef<[u8]>) {
+        // What an interrupted chunk took was not shown.
+        self.left = self.left.saturating_add(self.chunk.len());
+        self.chunk.clear();
         self.target = Some(Target::Key(Bytes::copy_from_slice(key.as_ref())));
         self.reading = None;
         self.ended = false;
@@ -119,6 +123,14 @@ impl Scan {
     /// # Errors
     /// [`Error::Corrupt`](crate::Error::Corrupt) and [`Error::Io`](crate::Error::Io), from the file that is being read.
     pub async fn next(&mut self) -> Result<Option<(Bytes, Bytes)>> {
+        match self.chunk.pop_front() {
+            Some(entry) => Ok(Some(entry)),
+            None => self.fresh().await,
+        }
+    }
+
+    /// The next entry behind those of the chunk.
+    async fn fresh(&mut self) -> Result<Option<(Bytes, Bytes)>> {
         // The first step counts too: a loop of short scans must let other tasks have their turn.
         if self.turn.is_multiple_of(TURN) {
             tokio::task::coop::consume_budget().await;
@@ -133,12 +145,13 @@ impl Scan {
     /// As for [`next`](Self::next); the entries read so far are kept for the next call.
     pub async fn next_chunk(&mut self, count: usize) -> Result<Vec<(Bytes, Bytes)>> {
         while self.chunk.len() < count {
-            match self.next().await? {
-                Some(entry) => self.chunk.push(entry),
+            match self.fresh().await? {
+                Some(entry) => self.chunk.push_back(entry),
                 None => break,
             }
         }
-        Ok(std::mem::take(&mut self.chunk))
+        let count = count.min(self.chunk.len());
+        Ok(self.chunk.drain(..count).collect())
     }
 
     fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<(Bytes, Bytes)>>> {
@@ -205,7 +218,11 @@ impl Stream for Scan {
     type Item = Result<(Bytes, Bytes)>;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.get_mut().poll_step(cx).map(Result::transpose)
+        let scan = self.get_mut();
+        match scan.chunk.pop_front() {
+            Some(entry) => Poll::Ready(Some(Ok(entry))),
+            None => scan.poll_step(cx).map(Result::transpose),
+        }
     }
 }
 

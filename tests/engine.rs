@@ -1,11 +1,22 @@
 //! The engine as a user meets it: one test for each promise of the handle.
 
+#[expect(
+    dead_code,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "only a part of it is needed here; it stops if it cannot set up"
+)]
+mod world;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
+use futures::FutureExt;
 use nori_lsm::{
-    ATLLConfig, CompactionMode, Error, LsmEngine, MemtableConfig, WriteBatch, WriteOptions,
+    ATLLConfig, CompactionMode, Component, Durability, Error, L0Config, LsmEngine, MemtableConfig,
+    WriteBatch, WriteOptions,
 };
 
 fn small(dir: &std::path::Path) -> ATLLConfig {
@@ -120,4 +131,112 @@ async fn a_scan_of_cold_tables_shows_every_key_both_ways() {
         drop(scan);
         engine.shutdown().await.unwrap();
     }
+}
+
+fn with_durability(durability: Durability) -> WriteOptions {
+    WriteOptions { durability: Some(durability), ..Default::default() }
+}
+
+#[tokio::test]
+async fn a_shutdown_goes_on_where_one_that_was_dropped_left_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = LsmEngine::open(small(dir.path())).await.unwrap();
+    engine.put("k", "v").await.unwrap();
+    assert!(engine.shutdown().now_or_never().is_none());
+    engine.shutdown().await.unwrap();
+    assert_eq!(engine.stats().flushes, 1, "it waited for the end");
+    engine.shutdown().await.unwrap();
+}
+
+#[test]
+fn a_write_that_waits_at_the_gate_is_told_of_the_shutdown() {
+    world::in_paused_time(async {
+        let fs = nori_lsm::env::sim::SimFs::new(1);
+        let config = ATLLConfig { l0: L0Config { max_files: 2 }, ..world::config() };
+        let engine = world::open(&fs, config).await.unwrap();
+        let is_down = || engine.health().components.get("scheduler").is_some_and(|it| it.down);
+        while !is_down() {
+            engine.kill(Component::Scheduler);
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        while engine.pressure().borrow().value < 1.0 {
+            engine.put("k", "v").await.unwrap();
+            engine.flush().await.unwrap();
+        }
+        let waiting = engine.put("k", "w");
+        tokio::pin!(waiting);
+        assert!(futures::poll!(&mut waiting).is_pending());
+        engine.shutdown().await.unwrap();
+        assert!(matches!(waiting.await, Err(Error::Closed)));
+        assert!(matches!(engine.put("k", "x").await, Err(Error::Closed)));
+    });
+}
+
+#[test]
+fn a_short_batch_interval_is_kept_beside_a_long_one() {
+    world::in_paused_time(async {
+        let fs = nori_lsm::env::sim::SimFs::new(1);
+        let engine = world::open(&fs, world::config()).await.unwrap();
+        let (long, short) = (Duration::from_secs(60), Duration::from_millis(10));
+        engine.put_with("a", "1", with_durability(Durability::Batch(long))).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        let written = engine.put_with("b", "2", with_durability(Durability::Batch(short))).await;
+        let written = written.unwrap();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        assert!(engine.durable_seq() >= written);
+        engine.shutdown().await.unwrap();
+    });
+}
+
+#[tokio::test]
+async fn entries_of_a_chunk_that_was_dropped_come_next() {
+    const KEYS: usize = 10_000;
+    let dir = tempfile::tempdir().unwrap();
+    let config = ATLLConfig { data_dir: dir.path().to_owned(), ..Default::default() };
+    let engine = LsmEngine::open(config).await.unwrap();
+    for i in 0..KEYS {
+        engine.put(format!("key{i:05}"), "v").await.unwrap();
+    }
+    tokio::task::yield_now().await;
+    let key = |i: usize| Bytes::from(format!("key{i:05}"));
+    let mut scan = engine.scan(..).limit(KEYS);
+    assert!(scan.next_chunk(KEYS).now_or_never().is_none(), "its turn is over before the end");
+    assert_eq!(scan.next().await.unwrap().unwrap().0, key(0));
+    let chunk = scan.next_chunk(3).await.unwrap();
+    assert_eq!(chunk.iter().map(|it| it.0.clone()).collect::<Vec<_>>(), [key(1), key(2), key(3)]);
+    scan.seek(key(4));
+    assert_eq!(
+        scan.next_chunk(KEYS).await.unwrap().len(),
+        KEYS - 4,
+        "the limit counts what was shown"
+    );
+    scan.seek(key(7));
+    assert_eq!(scan.next().await.unwrap(), None);
+}
+
+/// Nobody is left who could answer: whoever asks is told.
+#[test]
+fn an_engine_whose_runtime_is_gone_answers_with_errors() {
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let first = runtime();
+    let engine = first.block_on(LsmEngine::open(small(dir.path()))).unwrap();
+    first.block_on(engine.put("k", "v")).unwrap();
+    drop(first);
+    runtime().block_on(async {
+        let limit = Duration::from_secs(20);
+        let calls = async {
+            let put = engine.put_with("k", "w", with_durability(Durability::Sync)).await;
+            assert!(matches!(put, Err(Error::Unavailable { .. })), "{put:?}");
+            assert!(engine.flush().await.is_err());
+            assert!(engine.sync().await.is_err());
+            assert!(engine.wait_idle().await.is_err());
+            assert_eq!(engine.get(b"k").await.unwrap(), Some(Bytes::from("v")));
+            assert!(engine.shutdown().await.is_err());
+        };
+        tokio::time::timeout(limit, calls).await.unwrap();
+        drop(engine);
+        let engine = LsmEngine::open(small(dir.path())).await.unwrap();
+        assert_eq!(engine.get(b"k").await.unwrap(), Some(Bytes::from("v")));
+    });
 }

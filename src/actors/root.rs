@@ -64,6 +64,18 @@ pub(crate) struct State {
     stopping: bool,
 }
 
+impl Drop for State {
+    /// The root is gone, in order or with its runtime: nobody is left to answer.
+    fn drop(&mut self) {
+        if self.shared.commits.refusal().is_none() {
+            let reason = "its runtime is gone".to_owned();
+            self.shared.commits.refuse(Error::Unavailable { component: "root", reason });
+        }
+        self.shared.routes.root.clear();
+        self.shared.refresh_pressure();
+    }
+}
+
 #[derive(Debug)]
 struct Child {
     cell: ActorCell,
@@ -203,7 +215,7 @@ fn give_up(state: &State, component: Component, reason: &str) {
             .commits
             .refuse(Error::Unavailable { component: component.name(), reason: reason.to_owned() });
     }
-    state.shared.notify();
+    state.shared.refresh_pressure(); // whoever waits at the gate is told
 }
 
 async fn restart(state: &mut State, myself: &ActorRef<Msg>, component: Component) {
@@ -224,6 +236,7 @@ async fn resume(state: &mut State, myself: &ActorRef<Msg>) {
     }
     state.shared.health.resumed();
     state.shared.commits.accept();
+    state.shared.refresh_pressure();
 }
 
 /// Starts a component and makes its address known.
@@ -267,6 +280,7 @@ async fn shutdown(state: &mut State, myself: &ActorRef<Msg>) -> Result<()> {
     state.pending.clear();
     let shared = Arc::clone(&state.shared);
     shared.commits.refuse(Error::Closed);
+    shared.refresh_pressure(); // whoever waits at the gate is told
     shared.cancel.cancel();
     stop_one(state, Component::Scheduler).await;
     for level in 0..shared.config.max_levels {

@@ -80,6 +80,10 @@ impl<M: Message> Route<M> {
         self.0.store(Some(std::sync::Arc::new(actor)));
     }
 
+    pub(crate) fn is_up(&self) -> bool {
+        self.0.load().is_some()
+    }
+
     pub(crate) fn clear(&self) {
         self.0.store(None);
     }

@@ -71,8 +71,9 @@ pub(crate) struct Shared {
     pub(crate) flushing: AtomicBool,
     /// Flushes that failed, and the last error.
     pub(crate) flush_failures: Mutex<(u64, Option<Error>)>,
-    /// Whether a sync is due soon for writes with [`Durability::Batch`](crate::Durability::Batch).
-    pub(crate) sync_due: AtomicBool,
+    /// When a sync is due for writes with [`Durability::Batch`](crate::Durability::Batch), in microseconds of the monotonic
+    /// clock; `u64::MAX`: none is.
+    pub(crate) sync_due: AtomicU64,
     pub(crate) pressure: watch::Sender<Pressure>,
     #[cfg(feature = "chaos")]
     pub(crate) chaos: super::chaos::Strikes,
@@ -135,7 +136,7 @@ impl Shared {
             drain: AtomicU64::new(FIRST_DRAIN),
             flushing: AtomicBool::new(false),
             flush_failures: Mutex::default(),
-            sync_due: AtomicBool::new(false),
+            sync_due: AtomicU64::new(u64::MAX),
             pressure: watch::Sender::new(Pressure { value: 0.0, cause: "nothing" }),
             #[cfg(feature = "chaos")]
             chaos: super::chaos::Strikes::default(),
@@ -204,6 +205,9 @@ impl Shared {
             if let HealthState::ReadOnly { reason } = self.health.now().state {
                 return Err(Error::Unavailable { component: "flush", reason });
             }
+            if !self.routes.root.is_up() {
+                return Err(self.commits.refusal().unwrap_or(Error::Closed));
+            }
             let (now, error) = self.flush_failures().clone();
             match error.filter(|_| now > failures + if insist { PATIENCE } else { 0 }) {
                 Some(error) => return Err(error),
@@ -252,6 +256,10 @@ impl Shared {
             Admitted::Wait => Valve::Shut { cause: found.cause },
         };
         self.gate.set(valve);
+        if self.commits.refusal().is_some() {
+            // What is refused need not wait for that. Looked at after the gate is set: a refusal that comes later looks itself.
+            self.gate.set(Valve::Open);
+        }
         let pressure = Pressure { value: found.value, cause: found.cause };
         self.pressure.send_if_modified(|known| {
             let changed = *known != pressure;

@@ -29,8 +29,8 @@ pub(crate) enum Msg {
     Wake,
     /// Make everything written so far durable, and say up to where.
     Sync(Option<oneshot::Sender<Result<SeqNo>>>),
-    /// Make everything durable within this time.
-    SyncWithin(Duration),
+    /// Make everything durable when that is due.
+    SyncSoon,
     /// Try a faulty log again.
     Heal,
 }
@@ -57,9 +57,8 @@ impl Actor for WalWriter {
     ) -> Result<State, ActorProcessingErr> {
         // Bells of the one before may be lost: look.
         myself.cast(Msg::Wake)?;
-        if shared.sync_due.load(Ordering::Acquire) {
-            myself.cast(Msg::Sync(None))?;
-        }
+        // So may a sync that was due, or had begun.
+        myself.cast(Msg::Sync(None))?;
         Ok(State { shared, sync_timer: None, heal_timer: None })
     }
 
@@ -74,8 +73,10 @@ impl Actor for WalWriter {
         match message {
             Msg::Wake => drain(&state.shared).await?,
             Msg::Sync(reply) => sync(state, reply).await?,
-            Msg::SyncWithin(delay) => {
-                let env = state.shared.env();
+            Msg::SyncSoon => {
+                let (env, due) =
+                    (state.shared.env(), state.shared.sync_due.load(Ordering::Acquire));
+                let delay = Duration::from_micros(due).saturating_sub(state.shared.now());
                 state.sync_timer = Some(send_after(env, delay, &myself, Msg::Sync(None)));
             }
             Msg::Heal => heal(&state.shared).await?,
@@ -180,7 +181,7 @@ async fn heal(shared: &Arc<Shared>) -> Result<()> {
 async fn sync(state: &mut State, reply: Option<oneshot::Sender<Result<SeqNo>>>) -> Result<()> {
     let shared = &state.shared;
     state.sync_timer = None;
-    shared.sync_due.store(false, Ordering::Release);
+    shared.sync_due.store(u64::MAX, Ordering::Release);
     drain(shared).await?; // what was queued before the call is part of it
     let lease = repair(shared, shared.commits.lease().await).await?;
     let (segments, up_to) = lease.to_sync();
