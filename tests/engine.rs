@@ -240,3 +240,38 @@ fn an_engine_whose_runtime_is_gone_answers_with_errors() {
         assert_eq!(engine.get(b"k").await.unwrap(), Some(Bytes::from("v")));
     });
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_write_that_is_acknowledged_while_the_engine_goes_down_is_there_afterwards() {
+    let dir = tempfile::tempdir().unwrap();
+    for round in 0..25_u64 {
+        let engine = LsmEngine::open(small(dir.path())).await.unwrap();
+        let writers: Vec<_> = (0..8_u64)
+            .map(|writer| {
+                let engine = engine.clone();
+                tokio::spawn(async move {
+                    let durability = writer.is_multiple_of(4).then_some(Durability::Sync);
+                    let options = WriteOptions { durability, ..Default::default() };
+                    let mut acked = 0_u64;
+                    let key = format!("key{round:02}-{writer}");
+                    while engine.put_with(key.clone(), acked.to_string(), options).await.is_ok() {
+                        acked += 1;
+                    }
+                    (key, acked)
+                })
+            })
+            .collect();
+        for _ in 0..round * 20 {
+            tokio::task::yield_now().await;
+        }
+        engine.shutdown().await.unwrap();
+        let engine = LsmEngine::open(small(dir.path())).await.unwrap();
+        for writer in writers {
+            let (key, acked) = writer.await.unwrap();
+            let found = engine.get(key.as_bytes()).await.unwrap();
+            let last = acked.checked_sub(1).map(|last| Bytes::from(last.to_string()));
+            assert_eq!(found, last, "{key}");
+        }
+        engine.shutdown().await.unwrap();
+    }
+}

@@ -210,12 +210,24 @@ fn give_up(state: &State, component: Component, reason: &str) {
     tracing::error!(%component, reason, "a component dies too often; giving it up");
     state.shared.health.gave_up(component, reason);
     if component.is_vital() {
-        state
-            .shared
-            .commits
-            .refuse(Error::Unavailable { component: component.name(), reason: reason.to_owned() });
+        let refusal = Error::Unavailable { component: component.name(), reason: reason.to_owned() };
+        state.shared.commits.refuse(refusal.clone());
+        if component == Component::WalWriter {
+            answer_the_last(&state.shared, refusal);
+        }
     }
     state.shared.refresh_pressure(); // whoever waits at the gate is told
+}
+
+/// Gives the group that a dead WAL writer left in the core its answer: nobody else will come for it.
+fn answer_the_last(shared: &Arc<Shared>, refusal: Error) {
+    let commits = Arc::clone(&shared.commits);
+    tokio::spawn(async move {
+        let mut lease = commits.lease().await;
+        if !lease.is_idle() {
+            lease.fail(&refusal);
+        }
+    });
 }
 
 async fn restart(state: &mut State, myself: &ActorRef<Msg>, component: Component) {

@@ -97,7 +97,11 @@ impl Commits {
             && !self.armed.load(Ordering::Acquire)
             && let Some(lease) = self.try_lease()
         {
-            return lease.commit_alone(batch);
+            // Looked at again with the core in hand: after a refusal, whoever held the core once knows that no write follows.
+            return match self.refusal() {
+                Some(refusal) => Err(refusal),
+                None => lease.commit_alone(batch),
+            };
         }
         self.enqueue(batch, sync).await
     }
@@ -223,9 +227,14 @@ pub(crate) struct Lease {
 }
 
 impl Lease {
-    /// Takes the next group out of the queue. REQUIRES: the core is idle. Returns how many requests it has.
+    /// Takes the next group out of the queue. REQUIRES: the core is idle. Returns how many requests it has: none if writes are
+    /// refused, then they all get the refusal.
     pub(crate) fn take_group(&mut self) -> usize {
         let commits = Arc::clone(&self.commits);
+        if let Some(refusal) = commits.refusal() {
+            commits.queue.refuse(&refusal);
+            return 0;
+        }
         commits.queue.take_group(self.group());
         self.taken()
     }
