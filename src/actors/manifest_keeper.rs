@@ -160,6 +160,7 @@ fn publish(shared: &Arc<Shared>, version: Arc<Version>) {
     garbage.extend(dead.map(|(id, table)| Garbage {
         path: shared.store.layout().table(*id),
         table: Arc::downgrade(table),
+        refused: false,
     }));
     drop(garbage);
     drop(before);
@@ -198,8 +199,8 @@ async fn remove(shared: &Arc<Shared>, free: Vec<Garbage>) {
     let store = Arc::clone(&shared.store);
     let removal = move || {
         drop(unread);
-        let failed = free.into_iter().filter(|dead| store.remove(&dead.path).is_err());
-        Ok(failed.collect::<Vec<_>>())
+        let left = free.into_iter().filter(|dead| store.remove(&dead.path).is_err());
+        Ok(left.map(|dead| Garbage { refused: true, ..dead }).collect::<Vec<_>>())
     };
     match shared.env().on_disk(removal).await {
         Ok(failed) => shared.garbage().extend(failed),

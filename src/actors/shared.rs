@@ -87,6 +87,8 @@ pub(crate) struct Garbage {
     pub(crate) path: PathBuf,
     /// Readers that still hold it.
     pub(crate) table: Weak<Table>,
+    /// The disk refused to delete it: every sweep tries again, but nobody waits for that.
+    pub(crate) refused: bool,
 }
 
 /// Makes the operations of an edit out of the version that it applies to; `None` if there is nothing to change any more.
@@ -312,7 +314,7 @@ impl Shared {
 
     /// Whether a dead table could be deleted.
     pub(crate) fn has_free_garbage(&self) -> bool {
-        self.garbage().iter().any(|dead| dead.table.strong_count() == 0)
+        self.garbage().iter().any(|dead| !dead.refused && dead.table.strong_count() == 0)
     }
 
     pub(crate) fn garbage(&self) -> MutexGuard<'_, Vec<Garbage>> {

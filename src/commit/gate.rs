@@ -37,7 +37,10 @@ pub(crate) struct Gate {
     /// The common case, without a lock.
     open: AtomicBool,
     state: Mutex<State>,
+    /// The valve was set to something that lets writes pass, sooner or later.
     opened: Notify,
+    /// The valve was opened: whoever is being paced may go at once.
+    cleared: Notify,
 }
 
 #[derive(Debug)]
@@ -54,7 +57,12 @@ pub(crate) struct Stall(pub(crate) Duration);
 impl Default for Gate {
     fn default() -> Self {
         let state = State { valve: Valve::Open, paid_until: Duration::ZERO };
-        Self { open: AtomicBool::new(true), state: Mutex::new(state), opened: Notify::new() }
+        Self {
+            open: AtomicBool::new(true),
+            state: Mutex::new(state),
+            opened: Notify::new(),
+            cleared: Notify::new(),
+        }
     }
 }
 
@@ -66,6 +74,10 @@ impl Gate {
         }
         state.valve = valve;
         self.open.store(valve == Valve::Open, Ordering::Release);
+        if valve == Valve::Open {
+            state.paid_until = Duration::ZERO;
+            self.cleared.notify_waiters();
+        }
         drop(state);
         if !matches!(valve, Valve::Shut { .. }) {
             self.opened.notify_waiters();
@@ -90,13 +102,20 @@ impl Gate {
             let opened = self.opened.notified();
             tokio::pin!(opened);
             opened.as_mut().enable(); // a change between the look at the valve and the wait is not missed
+            let cleared = self.cleared.notified();
+            tokio::pin!(cleared);
+            cleared.as_mut().enable();
             let waited = clock.now().saturating_sub(start);
             let left = deadline.map(|deadline| deadline.saturating_sub(waited));
             match self.admit(clock.now(), bytes, left) {
                 Admission::After(Duration::ZERO) => return Ok(Stall(waited)),
                 Admission::After(wait) => {
-                    clock.sleep(wait).await;
-                    return Ok(Stall(waited + wait));
+                    tokio::select! {
+                        biased;
+                        () = cleared => {}
+                        () = clock.sleep(wait) => {}
+                    }
+                    return Ok(Stall(clock.now().saturating_sub(start)));
                 }
                 Admission::Late { cause, retry_after } => {
                     return Err(Error::Stalled { cause, waited, retry_after });
@@ -176,6 +195,39 @@ mod tests {
             Admission::Late { cause: "flush", .. }
         ));
         gate.set(Valve::Open);
+        assert!(matches!(gate.admit(Duration::ZERO, 1, None), Admission::After(Duration::ZERO)));
+    }
+
+    /// A clock on which no sleep ends.
+    struct Stopped;
+
+    impl Clock for Stopped {
+        fn now(&self) -> Duration {
+            Duration::from_secs(1)
+        }
+
+        fn wall_ms(&self) -> u64 {
+            0
+        }
+
+        fn sleep(&self, _: Duration) -> crate::env::Sleep {
+            Box::pin(std::future::pending())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_paced_write_goes_at_once_when_the_gate_is_opened() {
+        let gate = Gate::default();
+        gate.set(Valve::Slow { bytes_per_s: 1024.0 });
+        let opening = async {
+            tokio::task::yield_now().await;
+            gate.set(Valve::Slow { bytes_per_s: 2048.0 });
+            tokio::task::yield_now().await;
+            gate.set(Valve::Open);
+        };
+        let (passed, ()) = tokio::join!(gate.pass(&Stopped, 1 << 20, None), opening);
+        assert!(passed.is_ok());
+        gate.set(Valve::Slow { bytes_per_s: 1e9 });
         assert!(matches!(gate.admit(Duration::ZERO, 1, None), Admission::After(Duration::ZERO)));
     }
 }
