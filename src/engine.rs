@@ -15,7 +15,7 @@ use crate::actors::{
 use crate::batch::{Commit, WriteBatch, WriteOptions};
 use crate::commit::{Commits, Core, CoreArgs};
 use crate::config::{ATLLConfig, Durability};
-use crate::cursor::Stop;
+use crate::cursor::{Found, Stop};
 use crate::env::Env;
 use crate::error::{Error, Result};
 use crate::jobs::checkpoint::write_checkpoint;
@@ -414,13 +414,14 @@ impl Inner {
         tokio::task::coop::consume_budget().await;
         self.open()?;
         let shared = &self.shared;
-        let (mut lookup, view, mut step) = {
+        let (mut lookup, start, view, mut step) = {
             let view = shared.views.load();
             let snapshot = pin.unwrap_or_else(|| shared.commits.visible());
             let mut lookup = Lookup::new(key, snapshot);
+            let start = lookup.is_sampled().then(|| shared.now());
             match lookup.run(&view) {
-                Ok(found) => return Ok(self.live(found)),
-                Err(stop) => (lookup, Arc::clone(&view), stop),
+                Ok(found) => return Ok(self.read(found, &lookup, start)),
+                Err(stop) => (lookup, start, Arc::clone(&view), stop),
             }
         };
         loop {
@@ -429,13 +430,29 @@ impl Inner {
                 Stop::Blocked(read) => shared.env().on_disk(read).await?,
             }
             match lookup.run(&view) {
-                Ok(found) => return Ok(self.live(found)),
+                Ok(found) => return Ok(self.read(found, &lookup, start)),
                 Err(stop) => step = stop,
             }
         }
     }
 
-    fn live(&self, found: Option<crate::cursor::Found>) -> Option<Bytes> {
+    /// What a reader gets of what was found. `start`: when the read began, if it is measured.
+    fn read(
+        &self,
+        found: Option<Found>,
+        lookup: &Lookup<'_>,
+        start: Option<Duration>,
+    ) -> Option<Bytes> {
+        if let Some(start) = start
+            && let Some(histogram) =
+                lookup.histogram(self.shared.store.read_metrics(), found.is_some())
+        {
+            histogram.observe((self.shared.now().saturating_sub(start)).as_secs_f64() * 1e3);
+        }
+        self.live(found)
+    }
+
+    fn live(&self, found: Option<Found>) -> Option<Bytes> {
         use crate::types::ValueKind;
         let found = found?;
         let live = match found.kind {

@@ -15,6 +15,7 @@ use crate::concat::{Concat, Parts};
 use crate::cursor::{Cursor, EntryRef, Found, Stop};
 use crate::memtable::{Memtable, MemtableCursor};
 use crate::merge::Merge;
+use crate::observe::{Histogram, ReadMetrics};
 use crate::policy::{SAMPLING, SlotCounters, counters_for};
 use crate::storage::store::Store;
 use crate::storage::{Access, Fetch, Table, TableCursor};
@@ -385,9 +386,30 @@ pub(crate) struct Lookup<'k> {
     done: usize,
     /// Whether this read is one of those that are counted.
     sampled: bool,
+    /// Whether a table was asked at all.
+    asked: bool,
 }
 
 impl<'k> Lookup<'k> {
+    /// Whether this read is one of those that are measured.
+    pub(crate) fn is_sampled(&self) -> bool {
+        self.sampled
+    }
+
+    /// The histogram for the time that this read took; `None` if it never came to a table.
+    pub(crate) fn histogram<'m>(
+        &self,
+        metrics: &'m ReadMetrics,
+        found: bool,
+    ) -> Option<&'m dyn Histogram> {
+        let of_outcome = match (found, self.fetch.was_filtered()) {
+            (true, _) => &metrics.get_hit_ms,
+            (false, true) => &metrics.get_bloom_skip_ms,
+            (false, false) => &metrics.get_miss_ms,
+        };
+        self.asked.then_some(&**of_outcome)
+    }
+
     pub(crate) fn new(key: &'k [u8], snapshot: SeqNo) -> Self {
         Self {
             key,
@@ -396,6 +418,7 @@ impl<'k> Lookup<'k> {
             hash: hash_key(key),
             done: 0,
             sampled: is_sampled(),
+            asked: false,
         }
     }
 
@@ -440,6 +463,7 @@ impl<'k> Lookup<'k> {
             }
             let mut found = None;
             if let Some(table) = run.table_of(self.key) {
+                self.asked = true;
                 found = table.get(self.key, self.hash, self.snapshot, &mut self.fetch)?;
             }
             self.done = *passed;

@@ -80,13 +80,15 @@ fn snippet_usage() {
 struct MyMeter {
     names: Arc<Mutex<std::collections::BTreeSet<&'static str>>>,
     observations: Arc<AtomicU64>,
+    observed: Arc<Mutex<std::collections::BTreeSet<&'static str>>>,
+    name: &'static str,
     events: Arc<Mutex<Vec<String>>>,
 }
 
 impl MyMeter {
     fn named(&self, name: &'static str) -> Box<Self> {
         self.names.lock().unwrap().insert(name);
-        Box::new(self.clone())
+        Box::new(Self { name, ..self.clone() })
     }
 
     fn saw(&self, kind: &str) -> bool {
@@ -97,18 +99,21 @@ impl MyMeter {
 impl nori_observe::Counter for MyMeter {
     fn inc(&self, _: u64) {
         self.observations.fetch_add(1, Ordering::Relaxed);
+        self.observed.lock().unwrap().insert(self.name);
     }
 }
 
 impl nori_observe::Gauge for MyMeter {
     fn set(&self, _: i64) {
         self.observations.fetch_add(1, Ordering::Relaxed);
+        self.observed.lock().unwrap().insert(self.name);
     }
 }
 
 impl nori_observe::Histogram for MyMeter {
     fn observe(&self, _: f64) {
         self.observations.fetch_add(1, Ordering::Relaxed);
+        self.observed.lock().unwrap().insert(self.name);
     }
 }
 
@@ -160,9 +165,31 @@ fn snippet_with_observability() {
 
         engine.flush().await?;
         engine.wait_idle().await?;
+        for _ in 0..1000 {
+            engine.get(b"key").await?;
+        }
         engine.shutdown().await?;
         Ok(())
     });
+    let observed = seen.observed.lock().unwrap().clone();
+    for name in [
+        "sstable_build_duration_ms",
+        "sstable_entries_written",
+        "sstable_blocks_flushed",
+        "sstable_bytes_written",
+        "sstable_open_duration_ms",
+        "sstable_get_duration_ms",
+        "sstable_bloom_checks",
+        "sstable_block_reads",
+        "sstable_block_cache_hits",
+        "sstable_block_cache_misses",
+        "sstable_compression_ratio",
+        "wal_segment_count",
+        "wal_gc_latency_ms",
+        "wal_segments_deleted_total",
+    ] {
+        assert!(observed.contains(name), "{name} is never observed");
+    }
     let names = seen.names.lock().unwrap().clone();
     for name in ["wal_gc_latency_ms", "wal_segments_deleted_total", "wal_segment_count"] {
         assert!(names.contains(name), "{name}");

@@ -15,6 +15,7 @@ use super::shared::{Change, Garbage, Shared};
 use super::{memtable_owner, scheduler, wal_gc};
 use crate::error::{Error, Result};
 use crate::observe::VizEvent;
+use crate::storage::Table;
 use crate::storage::manifest::ManifestLog;
 use crate::types::{FileId, SeqNo};
 use crate::version::{EditOp, Version, VersionEdit};
@@ -105,7 +106,15 @@ async fn install(shared: &Arc<Shared>, change: Change, flushed: Option<Flushed>)
     debug_assert_eq!(next.check(), Ok(()), "every edit keeps the invariants");
     let events = edit.ops.clone();
     write(shared, version, edit).await?;
-    publish(shared, Arc::new(next));
+    let added = publish(shared, Arc::new(next));
+    let store = Arc::clone(&shared.store);
+    let opening = move || {
+        added.iter().for_each(|table| store.open_table(table));
+        Ok(())
+    };
+    if let Err(error) = shared.env().on_disk(opening).await {
+        tracing::debug!(%error, "new tables are opened by their first readers");
+    }
     emit_guards(shared, &events);
     Ok(true)
 }
@@ -151,7 +160,8 @@ pub(crate) fn begin(shared: &Shared, version: &Version) -> Result<ManifestLog> {
     Ok(log)
 }
 
-fn publish(shared: &Arc<Shared>, version: Arc<Version>) {
+/// Publishes a version, and tells everyone. Returns the tables that are new in it.
+fn publish(shared: &Arc<Shared>, version: Arc<Version>) -> Vec<Arc<Table>> {
     let before = Arc::clone(&shared.views.load().tree);
     let tree = Arc::new(Tree::new(version, Some(&before), &shared.store));
     shared.views.update(|view| view.with_tree(Arc::clone(&tree)));
@@ -163,12 +173,15 @@ fn publish(shared: &Arc<Shared>, version: Arc<Version>) {
         refused: false,
     }));
     drop(garbage);
+    let new = tree.tables().iter().filter(|(id, _)| !before.tables().contains_key(id));
+    let added = new.map(|(_, table)| Arc::clone(table)).collect();
     drop(before);
     shared.generation.fetch_add(1, Ordering::AcqRel);
     shared.refresh_pressure();
     shared.routes.memtable_owner.ring(memtable_owner::Msg::Look);
     shared.routes.wal_gc.ring(wal_gc::Msg::Work);
     shared.routes.scheduler.ring(scheduler::Msg::Wake);
+    added
 }
 
 fn emit_guards(shared: &Shared, ops: &[EditOp]) {

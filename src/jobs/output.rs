@@ -84,6 +84,7 @@ pub(crate) fn write_tables(
         plan,
         guard: 0,
         writer: None,
+        begun: Duration::ZERO,
         done: Vec::new(),
         paced: 0,
         throttled: Duration::ZERO,
@@ -103,6 +104,8 @@ struct OutputRun<'a> {
     /// Number of the first guard above the last key.
     guard: usize,
     writer: Option<TableWriter>,
+    /// When the open table was begun.
+    begun: Duration,
     done: Vec<Arc<TableMeta>>,
     /// Bytes that the rate limit has seen.
     paced: u64,
@@ -149,6 +152,7 @@ impl OutputRun<'_> {
                 if tombstones_since_s > 0 {
                     writer.tombstones_since(tombstones_since_s);
                 }
+                self.begun = self.store.env().clock.now();
                 Ok(none.insert(writer))
             }
         }
@@ -175,6 +179,7 @@ impl OutputRun<'_> {
     fn finish_table(&mut self) -> Result<()> {
         if let Some(writer) = self.writer.take() {
             self.done.push(Arc::new(writer.finish()?));
+            self.store.table_built(self.begun);
         }
         Ok(())
     }

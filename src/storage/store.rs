@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use crate::config::{ATLLConfig, Compression};
 use crate::env::Env;
@@ -60,6 +61,25 @@ impl Store {
 
     pub(crate) fn layout(&self) -> &Layout {
         &self.layout
+    }
+
+    pub(crate) fn read_metrics(&self) -> &ReadMetrics {
+        &self.read_metrics
+    }
+
+    /// Opens the file of a table, so that the first read need not. Blocks. A table that cannot be opened says so when it is read.
+    pub(crate) fn open_table(&self, table: &Table) {
+        let start = self.env.clock.now();
+        if table.open_file().is_ok() {
+            let took = self.env.clock.now().saturating_sub(start);
+            self.read_metrics.open_ms.observe(took.as_secs_f64() * 1e3);
+        }
+    }
+
+    /// A table that was begun at `begun` is complete.
+    pub(crate) fn table_built(&self, begun: Duration) {
+        let took = self.env.clock.now().saturating_sub(begun);
+        self.build_metrics.duration_ms.observe(took.as_secs_f64() * 1e3);
     }
 
     pub(crate) fn cache(&self) -> &Arc<BlockCache> {

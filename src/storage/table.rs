@@ -137,6 +137,14 @@ impl Table {
         &self.path
     }
 
+    /// Opens the file, if it is not open yet. Blocks.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if it has another size than it was written with; [`Error::Io`].
+    pub(crate) fn open_file(&self) -> Result<()> {
+        self.file().map(drop)
+    }
+
     #[cfg(test)]
     pub(super) fn set_file(&self, file: Arc<dyn ReadFile>) {
         self.file.get_or_init(|| file);
