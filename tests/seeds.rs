@@ -172,8 +172,22 @@ fn snippet_with_observability() {
         Ok(())
     });
     let observed = seen.observed.lock().unwrap().clone();
-    for name in ["sstable_build_duration_ms", "sstable_open_duration_ms", "sstable_get_duration_ms"]
-    {
+    for name in [
+        "sstable_build_duration_ms",
+        "sstable_entries_written",
+        "sstable_blocks_flushed",
+        "sstable_bytes_written",
+        "sstable_open_duration_ms",
+        "sstable_get_duration_ms",
+        "sstable_bloom_checks",
+        "sstable_block_reads",
+        "sstable_block_cache_hits",
+        "sstable_block_cache_misses",
+        "sstable_compression_ratio",
+        "wal_segment_count",
+        "wal_gc_latency_ms",
+        "wal_segments_deleted_total",
+    ] {
         assert!(observed.contains(name), "{name} is never observed");
     }
     let names = seen.names.lock().unwrap().clone();
