@@ -585,8 +585,10 @@ async fn open_files(env: &Env, config: &ATLLConfig) -> Result<Recovered> {
 }
 
 /// Everything that the components share, from what recovery found.
-fn build(config: ATLLConfig, recovered: Recovered) -> Arc<Shared> {
+fn build(mut config: ATLLConfig, recovered: Recovered) -> Arc<Shared> {
     let Recovered { lock, store, version, manifest, memtables, segment, report } = recovered;
+    // Data may lie deeper than asked for; each level needs somebody who works on it.
+    config.max_levels = version.levels.len();
     let tree = Arc::new(Tree::new(Arc::new(version), None, &store));
     let active = Arc::new(Memtable::new(segment.id(), config.memtable.flush_trigger_bytes));
     let views = Arc::new(Views::new(View { active, sealed: memtables, tree }));

@@ -42,8 +42,6 @@ impl Actor for Compactor {
         _myself: ActorRef<Msg>,
         (shared, level): Self::Arguments,
     ) -> Result<Self::State, ActorProcessingErr> {
-        // Plans that were lost with the one before have given their slots back: they are planned anew.
-        shared.routes.scheduler.ring(scheduler::Msg::Wake);
         Ok((shared, level))
     }
 
@@ -165,14 +163,24 @@ async fn compact(
     let Compacted { outputs, bytes_in } =
         result.inspect_err(|_| emit(shared, &slot, CompactionKind::Dropped))?;
     let (bytes_out, throttled) = (outputs.bytes(), outputs.throttled);
+    let tables: Vec<_> = outputs.tables.iter().map(|table| table.file).collect();
     let run = shared.store.new_run_id();
     let place = slot.clone();
     let change = Box::new(move |version: &Version| {
         compact_ops(version, (&place, &runs, target), &outputs, run)
     });
-    if !shared.install(change, None).await? {
-        emit(shared, &slot, CompactionKind::Dropped);
-        return Ok(Done::Nothing);
+    match shared.install(change, None).await {
+        Ok(true) => {}
+        Ok(false) => {
+            emit(shared, &slot, CompactionKind::Dropped);
+            shared.forsake(tables, true);
+            return Ok(Done::Nothing);
+        }
+        Err(error) => {
+            emit(shared, &slot, CompactionKind::Dropped);
+            shared.forsake(tables, false);
+            return Err(error);
+        }
     }
     let took = shared.now().saturating_sub(start);
     shared.metrics.compaction_ms.observe(took.as_secs_f64() * 1e3);

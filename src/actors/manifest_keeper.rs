@@ -4,8 +4,8 @@
 //! Rings: memtable owner, log collector, scheduler. Loses on restart: nothing; an edit whose record may or may not be on disk
 //! is decided by the new manifest that the next edit begins.
 
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::oneshot;
@@ -44,6 +44,64 @@ pub(crate) struct Flushed {
     pub(crate) segment: FileId,
     /// Its last write.
     pub(crate) last_seq: SeqNo,
+}
+
+/// The manifest, and which edits it holds. Held locked while it is written, so one job after the other touches it.
+///
+/// A keeper may die while its job writes: the record gets to the disk, but nobody publishes it. So whoever begins an edit takes
+/// a ticket. A job with an old ticket is of a keeper that is gone, and does nothing; and if the last record was not published,
+/// the next edit begins a new manifest, whose snapshot leaves it out.
+#[derive(Debug)]
+pub(crate) struct Desk {
+    /// `None` if what it holds is unknown.
+    log: Mutex<(Option<ManifestLog>, Ticket)>,
+    /// The ticket of the last edit that was begun.
+    begun: AtomicU64,
+    /// That of the last edit that was published.
+    published: AtomicU64,
+}
+
+type Ticket = u64;
+
+impl Desk {
+    /// `log`: holds what is published.
+    pub(crate) fn new(log: ManifestLog) -> Self {
+        Self {
+            log: Mutex::new((Some(log), 0)),
+            begun: AtomicU64::new(0),
+            published: AtomicU64::new(0),
+        }
+    }
+
+    /// Whoever wrote before is out of it from now on.
+    fn begin(&self) -> Ticket {
+        self.begun.fetch_add(1, Ordering::AcqRel) + 1
+    }
+
+    /// The record of `ticket` was written and published.
+    fn published(&self, ticket: Ticket) {
+        self.published.store(ticket, Ordering::Release);
+    }
+
+    /// Lets `write` change the manifest, or begin another; it gets `None` if what the manifest holds is unknown. Blocks.
+    ///
+    /// # Errors
+    /// Those of `write`: what the manifest holds is unknown then. [`Error::Interrupted`] if another edit was begun.
+    fn write(
+        &self,
+        ticket: Ticket,
+        write: impl FnOnce(Option<ManifestLog>) -> Result<ManifestLog>,
+    ) -> Result<()> {
+        let mut desk = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.begun.load(Ordering::Acquire) != ticket {
+            return Err(Error::Interrupted { component: "manifest keeper" });
+        }
+        let (log, holds) = (desk.0.take(), desk.1);
+        let known = holds == self.published.load(Ordering::Acquire);
+        // Not put back until it is known what is in it.
+        *desk = (Some(write(log.filter(|_| known))?), ticket);
+        Ok(())
+    }
 }
 
 #[derive(Debug)]
@@ -105,8 +163,18 @@ async fn install(shared: &Arc<Shared>, change: Change, flushed: Option<Flushed>)
     })?;
     debug_assert_eq!(next.check(), Ok(()), "every edit keeps the invariants");
     let events = edit.ops.clone();
-    write(shared, version, edit).await?;
+    let mut unnamed = shared.take_unnamed();
+    // An edit whose keeper died behind the publication failed for who had asked for it, and was made.
+    unnamed.retain(|table| !version.tables.contains_key(table));
+    let ticket = shared.desk.begin();
+    if let Err(error) = write(shared, ticket, version, edit).await {
+        shared.keep_unnamed(unnamed);
+        return Err(error);
+    }
     let added = publish(shared, Arc::new(next));
+    shared.desk.published(ticket);
+    // The manifest says for certain now that it does not name them.
+    shared.discard(unnamed);
     let store = Arc::clone(&shared.store);
     let opening = move || {
         added.iter().for_each(|table| store.open_table(table));
@@ -126,29 +194,40 @@ fn floor_after(view: &crate::view::View, segment: FileId) -> FileId {
 }
 
 /// Makes the edit durable: in the open manifest, or in a new one if that fails or has grown too large.
-async fn write(shared: &Arc<Shared>, version: Arc<Version>, edit: VersionEdit) -> Result<()> {
+async fn write(
+    shared: &Arc<Shared>,
+    ticket: Ticket,
+    version: Arc<Version>,
+    edit: VersionEdit,
+) -> Result<()> {
     let job = Arc::clone(shared);
     let written = move || {
-        let shared = job;
-        // Not put back until it is known what is in it.
-        let log = shared.manifest().take();
-        let mut log = match log {
-            Some(log) if !log.wants_roll() => log,
-            Some(_) | None => begin(&shared, &version)?,
-        };
-        if let Err(error) = log.append(&edit) {
-            tracing::warn!(%error, "the manifest took no edit; beginning a new one");
-            log = begin(&shared, &version)?;
-            log.append(&edit)?;
-        }
-        *shared.manifest() = Some(log);
-        Ok(())
+        job.desk.write(ticket, |log| {
+            let mut log = match log {
+                Some(log) if !log.wants_roll() => log,
+                Some(_) | None => begin(&job, &version)?,
+            };
+            if let Err(error) = log.append(&edit) {
+                tracing::warn!(%error, "the manifest took no edit; beginning a new one");
+                log = begin(&job, &version)?;
+                log.append(&edit)?;
+            }
+            Ok(log)
+        })
     };
     shared.env().on_disk(written).await
 }
 
+/// Begins a manifest that holds one record: `version` as it is. Blocks.
+pub(crate) fn record(shared: &Shared, version: &Version) -> Result<()> {
+    let ticket = shared.desk.begin();
+    shared.desk.write(ticket, |_| begin(shared, version))?;
+    shared.desk.published(ticket);
+    Ok(())
+}
+
 /// Begins a new manifest with `version`, which decides about every edit that came after it.
-pub(crate) fn begin(shared: &Shared, version: &Version) -> Result<ManifestLog> {
+fn begin(shared: &Shared, version: &Version) -> Result<ManifestLog> {
     let fs = &*shared.env().fs;
     let id = shared.store.new_id();
     let log = ManifestLog::create(fs, shared.store.layout(), id, version)?;

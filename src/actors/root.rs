@@ -21,7 +21,7 @@ use super::flusher::Flusher;
 use super::manifest_keeper::{self, ManifestKeeper};
 use super::memtable_owner::MemtableOwner;
 use super::routes::Component;
-use super::scheduler::Scheduler;
+use super::scheduler::{self, Scheduler};
 use super::shared::Shared;
 use super::timer::{Timer, send_after};
 use super::wal_gc::WalGc;
@@ -236,7 +236,13 @@ async fn restart(state: &mut State, myself: &ActorRef<Msg>, component: Component
         return;
     }
     match spawn(component, &state.shared, myself).await {
-        Ok(child) => drop(state.children.insert(component, child)),
+        Ok(child) => {
+            state.children.insert(component, child);
+            if matches!(component, Component::Compactor(_)) {
+                // Plans that were lost with the one before have given their slots back: they are planned anew.
+                state.shared.routes.scheduler.ring(scheduler::Msg::Wake);
+            }
+        }
         Err(error) => judge(state, myself, component, &error.to_string()),
     }
 }
@@ -387,7 +393,6 @@ async fn record_version(shared: Arc<Shared>) -> Result<()> {
     let job = Arc::clone(&shared);
     let record = move || {
         let view = job.views.load_full();
-        drop(job.manifest().take());
         let mut latest = Version::clone(view.version());
         latest.next_file = job.store.next_file();
         let flushed = view.active.is_empty() && view.sealed.is_empty();
@@ -395,7 +400,7 @@ async fn record_version(shared: Arc<Shared>) -> Result<()> {
             // Nothing in the log is needed any more: the next open has none to look at.
             latest.log_floor = latest.next_file;
         }
-        *job.manifest() = Some(manifest_keeper::begin(&job, &latest)?);
+        manifest_keeper::record(&job, &latest)?;
         let wal = if flushed {
             job.store.layout().list(&*job.env().fs, FileKind::Wal)?
         } else {

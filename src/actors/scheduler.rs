@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 
 use super::busy::WorkLease;
 use super::compactor;
+use super::routes::Route;
 use super::shared::Shared;
 use super::timer::{Timer, send_after};
 use crate::error::Result;
@@ -214,7 +215,12 @@ fn plan(state: &mut State) {
         shared.notify();
     }
     for (touches, plan) in plans.drain(..) {
-        start(&shared, plan, touches);
+        if let Some(route) = shared.routes.compactors.get(plan.level.index())
+            // One that is down would give the work back at once, to be planned again at once. The root tells when it is up.
+            && route.is_up()
+        {
+            start(&shared, route, plan, touches);
+        }
     }
 }
 
@@ -239,7 +245,7 @@ fn demanded(demands: &mut Vec<Demand>, load: &Load<'_>, busy: &[Busy]) -> Vec<Pl
     plans
 }
 
-fn start(shared: &Arc<Shared>, plan: Plan, touches: Busy) {
+fn start(shared: &Shared, route: &Route<compactor::Msg>, plan: Plan, touches: Busy) {
     shared.store.emit(VizEvent::Bandit {
         node: shared.config.node_id,
         level: plan.slot.level,
@@ -248,8 +254,5 @@ fn start(shared: &Arc<Shared>, plan: Plan, touches: Busy) {
         index: plan.index,
     });
     let lease = shared.busy.enter(touches);
-    if let Some(route) = shared.routes.compactors.get(plan.level.index()) {
-        // A compactor that is down gives the lease back at once, and looks for work when it starts.
-        route.ring(compactor::Msg::Run(Box::new(plan), lease));
-    }
+    route.ring(compactor::Msg::Run(Box::new(plan), lease));
 }

@@ -10,6 +10,7 @@ use tokio::sync::{Notify, oneshot, watch};
 
 use super::busy::BusyBoard;
 use super::health::{HealthBoard, HealthState};
+use super::manifest_keeper::Desk;
 use super::routes::Routes;
 use super::{manifest_keeper, memtable_owner, scheduler, wal_writer};
 use crate::commit::{Commits, Gate, Valve};
@@ -25,7 +26,7 @@ use crate::stats::{Pressure, Totals};
 use crate::storage::manifest::ManifestLog;
 use crate::storage::store::Store;
 use crate::storage::table::Table;
-use crate::types::{SeqNo, u64_of};
+use crate::types::{FileId, SeqNo, u64_of};
 use crate::version::{EditOp, Version};
 use crate::view::Views;
 
@@ -48,8 +49,9 @@ pub(crate) struct Shared {
     pub(crate) totals: Totals,
     pub(crate) health: HealthBoard,
     pub(crate) busy: Arc<BusyBoard>,
-    /// The manifest; taken out while it is written, and not put back if what it holds is unknown: a new one is begun then.
-    pub(crate) manifest: Mutex<Option<ManifestLog>>,
+    pub(crate) desk: Desk,
+    /// Tables of edits that failed: the manifest may name them all the same, until the next edit decides.
+    unnamed: Mutex<Vec<FileId>>,
     /// Tables that no version names, until their last reader is gone.
     pub(crate) garbage: Mutex<Vec<Garbage>>,
     /// Flushed memtables, until their last reader is gone: to free one takes long, so nobody does it in passing.
@@ -126,7 +128,8 @@ impl Shared {
             totals: Totals::default(),
             health: HealthBoard::new(),
             busy: BusyBoard::new(on_free),
-            manifest: Mutex::new(Some(manifest)),
+            desk: Desk::new(manifest),
+            unnamed: Mutex::default(),
             garbage: Mutex::default(),
             retired: Mutex::default(),
             sweeping: AtomicBool::new(false),
@@ -334,8 +337,32 @@ impl Shared {
         self.notify();
     }
 
-    pub(crate) fn manifest(&self) -> MutexGuard<'_, Option<ManifestLog>> {
-        self.manifest.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Outputs of a job that did not get into the version. `sure`: no manifest names them either.
+    pub(crate) fn forsake(&self, outputs: Vec<FileId>, sure: bool) {
+        if sure { self.discard(outputs) } else { self.keep_unnamed(outputs) }
+    }
+
+    pub(crate) fn take_unnamed(&self) -> Vec<FileId> {
+        std::mem::take(&mut *self.unnamed.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn keep_unnamed(&self, tables: Vec<FileId>) {
+        self.unnamed.lock().unwrap_or_else(PoisonError::into_inner).extend(tables);
+    }
+
+    /// Has tables deleted that no version ever named.
+    pub(crate) fn discard(&self, tables: Vec<FileId>) {
+        if tables.is_empty() {
+            return;
+        }
+        let mut garbage = self.garbage();
+        for path in tables.into_iter().map(|id| self.store.layout().table(id)) {
+            if !garbage.iter().any(|dead| dead.path == path) {
+                garbage.push(Garbage { path, table: Weak::new(), refused: false });
+            }
+        }
+        drop(garbage);
+        self.routes.manifest_keeper.ring(manifest_keeper::Msg::Sweep);
     }
 }
 

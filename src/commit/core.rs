@@ -296,8 +296,8 @@ impl Core {
 
     /// Gives up a faulty segment for a new one. Blocks until everything that was acknowledged is durable there.
     ///
-    /// Every acknowledged write of the memtable that is not known to be on disk is logged again, as one frame: replay skips
-    /// what it has seen before, so both copies may survive.
+    /// Every acknowledged write that is not known to be on disk is logged again, one frame for each memtable: replay skips what it
+    /// has seen before, so both copies may survive.
     pub(crate) fn repair(&mut self) -> Result<()> {
         if self.fault.is_none() {
             return Ok(());
@@ -311,17 +311,26 @@ impl Core {
             return Err(error);
         }
         self.fault = None;
+        // Whatever became of their files, what they held is on disk now.
+        self.unsynced.clear();
+        self.durable.fetch_max(self.next_seq.0.saturating_sub(1), Ordering::AcqRel);
         self.begin(next);
         Ok(())
     }
 
-    /// Begins `next` with every write of the memtable that may not be on disk, and makes it durable.
+    /// Begins `next` with every acknowledged write that may not be on disk, and makes it durable.
     fn log_again(&mut self, next: &LogSegment) -> Result<()> {
         next.write_header(self.previous())?;
-        let doubtful = self.memtable.ops_after(SeqNo(self.durable.load(Ordering::Acquire)));
-        if let Some((first, _)) = doubtful.first() {
+        let doubtful = self.unsynced.first().unwrap_or(&self.segment).id();
+        let durable = SeqNo(self.durable.load(Ordering::Acquire));
+        let view = self.views.load_full();
+        let sealed = view.sealed.iter().rev().filter(|memtable| memtable.segment() >= doubtful);
+        for memtable in sealed.chain([&self.memtable]) {
+            let mut ops = memtable.ops_after(durable);
+            ops.retain(|(seq, _)| *seq < self.next_seq); // others are of a group that is not done
+            let Some((first, _)) = ops.first() else { continue };
             self.encoder.begin();
-            doubtful.iter().for_each(|(_, op)| self.encoder.push(op));
+            ops.iter().for_each(|(_, op)| self.encoder.push(op));
             next.append(&self.encoder.finish(next.id(), 0, *first))?;
         }
         next.sync()

@@ -51,19 +51,23 @@ impl fmt::Debug for Env {
 }
 
 /// Where work that waits for the disk runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Blocking {
     /// On the runtime's pool of blocking threads.
     Pool,
     /// Right where it is asked for: for simulated disks, which never wait, so that a run is deterministic.
     Inline,
+    /// Like `Inline`, but some time of the clock after it was asked for, and answered some time after that: whatever else
+    /// happens, happens in between. As deterministic, on a runtime of one thread.
+    #[cfg(feature = "sim")]
+    Delayed(sim::Latency),
 }
 
 impl Env {
     /// Holds a blocking job up for `duration`; a simulated disk never waits.
     #[expect(clippy::disallowed_methods, reason = "called on the pool of blocking threads only")]
     pub(crate) fn pause(&self, duration: Duration) {
-        if self.blocking == Blocking::Pool && !duration.is_zero() {
+        if matches!(self.blocking, Blocking::Pool) && !duration.is_zero() {
             std::thread::sleep(duration);
         }
     }
@@ -79,10 +83,22 @@ impl Env {
         job: impl FnOnce() -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let interrupted = Error::Interrupted { component: "disk job" };
-        match self.blocking {
+        match &self.blocking {
             Blocking::Pool => tokio::task::spawn_blocking(job).await.unwrap_or(Err(interrupted)),
             Blocking::Inline => std::panic::catch_unwind(std::panic::AssertUnwindSafe(job))
                 .unwrap_or(Err(interrupted)),
+            #[cfg(feature = "sim")]
+            Blocking::Delayed(latency) => {
+                let (before, after) = (latency.draw(), latency.draw());
+                let clock = Arc::clone(&self.clock);
+                let delayed = async move {
+                    clock.sleep(before).await;
+                    let done = job();
+                    clock.sleep(after).await;
+                    done
+                };
+                tokio::spawn(delayed).await.unwrap_or(Err(interrupted))
+            }
         }
     }
 }

@@ -7,7 +7,7 @@
 //! Invariant: nothing found is ever appended to, and nothing is removed before the new state is durable.
 
 use std::any::Any;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::io::ErrorKind;
 use std::path::PathBuf;
@@ -248,15 +248,13 @@ impl<'a> LogReplay<'a> {
             }
             // Segments between the two were begun and given up: the log does not go through them.
             drop(begun.split_off(&FileId(before.segment.0 + 1)));
-            if !begun.contains_key(&before.segment) {
-                let missing = Error::corrupt(
-                    &self.layout.wal(before.segment),
-                    0,
-                    "a log segment that a later one follows",
-                );
-                self.judge_loss(missing, before.durable > 0, &mut chain, report)?;
+            if before.durable > 0 && !begun.contains_key(&before.segment) {
+                let path = self.layout.wal(before.segment);
+                let missing = Error::corrupt(&path, 0, "a log segment that a later one follows");
+                self.judge_loss(missing, true, &mut chain, report)?;
                 dropped.append(&mut chain);
             }
+            // One that was never on disk may be missing: the replay finds out whether it is missed.
         }
         chain.reverse();
         report.segments_dropped = dropped.len();
@@ -279,42 +277,57 @@ impl<'a> LogReplay<'a> {
         Ok(begun)
     }
 
+    /// Replays `links`, oldest first. What is missing at the end of one may have been logged again at the front of a later one.
     fn replay_chain(&mut self, chain: Vec<Link>, report: &mut RecoveryReport) -> Result<Previous> {
-        let mut links = chain.into_iter().peekable();
+        let mut links = VecDeque::from(chain);
         let mut previous = Previous::default();
-        while let Some(mut link) = links.next() {
-            let after = links.peek().map(|next| next.header.previous);
+        // Where something is missing that nothing made good so far.
+        let mut torn = None;
+        while let Some(mut link) = links.pop_front() {
+            let groups = report.groups;
+            let segment = link.header.segment;
+            let after = links.front().map(|next| next.header.previous);
+            let after = after.filter(|after| after.segment == segment);
             let limit = after.map_or(u64::MAX, |after| after.end);
             let scan = self.replay_segment(&mut link, limit, report)?;
             let end = scan.end;
-            previous = Previous { segment: link.header.segment, end, durable: end };
+            previous = Previous { segment, end, durable: end };
             let known = scan.durable.max(after.map_or(0, |after| after.durable));
-            let whole = scan.tail == Tail::Clean && after.is_none_or(|after| end >= after.end);
-            if whole && known <= end {
+            let lost = known > end || scan.tail == Tail::DurableBeyond;
+            if scan.tail != Tail::Clean || after.is_some_and(|after| after.end > end) {
+                torn = Some((link.reader.path().to_owned(), end));
+            } else if report.groups > groups {
+                torn = None;
+            }
+            if !lost && self.skip_to_follower(&mut links)? {
                 continue;
             }
             let damage = Error::corrupt(link.reader.path(), end, "a whole commit group");
-            let lost = known > end || scan.tail == Tail::DurableBeyond;
-            let next_follows = !lost && self.next_follows(links.peek_mut())?;
-            if next_follows {
-                continue; // what is missing here was logged again at the front of the next segment
-            }
-            let mut rest: Vec<Link> = links.collect();
-            self.judge_loss(damage, lost, &mut rest, report)?;
-            report.segments_dropped += rest.len();
-            if scan.tail != Tail::Clean || limit > end {
-                report.torn_tail = Some((link.reader.path().to_owned(), end));
-            }
-            return Ok(previous);
+            self.judge_loss(damage, lost, links.make_contiguous(), report)?;
+            report.segments_dropped += links.len();
+            break;
         }
+        report.torn_tail = torn;
         Ok(previous)
     }
 
-    /// Whether the first group of the next segment comes right behind what was replayed, or before.
-    fn next_follows(&self, next: Option<&mut Link>) -> Result<bool> {
-        let Some(next) = next else { return Ok(false) };
-        let mut follows = false;
-        next.reader.scan(u64::MAX, |frame| {
+    /// Drops links up to the next one that follows from what was replayed. Those before it are either logged again in it or came
+    /// to nothing. `false` if there are links, but none that follows.
+    fn skip_to_follower(&mut self, links: &mut VecDeque<Link>) -> Result<bool> {
+        for at in 0..links.len() {
+            let Some(link) = links.get_mut(at) else { break };
+            if self.follows(link)? {
+                links.drain(..at);
+                return Ok(true);
+            }
+        }
+        Ok(links.is_empty())
+    }
+
+    /// Whether the first group of a segment comes right behind what was replayed, or before. So does one that holds none.
+    fn follows(&self, link: &mut Link) -> Result<bool> {
+        let mut follows = true;
+        link.reader.scan(u64::MAX, |frame| {
             follows = frame.base_seq <= self.expected;
             false
         })?;

@@ -1,10 +1,11 @@
 //! The block cache: decompressed, checked data blocks of all tables, bounded by bytes.
 
+use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use quick_cache::Weighter;
-use quick_cache::sync::Cache;
+use quick_cache::sync::{Cache, DefaultLifecycle};
 
 use crate::format::frame::Place;
 use crate::types::{u64_of, usize_of};
@@ -18,7 +19,7 @@ const TYPICAL_BLOCK: u64 = 4096;
 ///
 /// Thread-safe; a hit takes a shared lock of one of many shards.
 pub(crate) struct BlockCache {
-    blocks: Option<Cache<Place, Bytes, ByBytes>>,
+    blocks: Option<Cache<Place, Bytes, ByBytes, ByPlace>>,
 }
 
 #[derive(Clone)]
@@ -30,11 +31,46 @@ impl Weighter<Place, Bytes> for ByBytes {
     }
 }
 
+/// Hashes places. They come from our own files, so there is no attacker to hide the hash from; the same run hashes alike.
+#[derive(Clone, Copy, Default)]
+struct ByPlace;
+
+/// Mixes each number into the state: multiply, and shift the good upper bits down, twice (as in MurmurHash3's finalizer).
+#[derive(Clone, Copy, Default)]
+struct Fold(u64);
+
+impl BuildHasher for ByPlace {
+    type Hasher = Fold;
+
+    fn build_hasher(&self) -> Fold {
+        Fold::default()
+    }
+}
+
+impl Hasher for Fold {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64(u64::from(*byte));
+        }
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        let mixed = (self.0 ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mixed = (mixed ^ (mixed >> 32)).wrapping_mul(0xd6e8_feb8_6659_fd93);
+        self.0 = mixed ^ (mixed >> 32);
+    }
+}
+
 impl BlockCache {
     /// Cache of at most `capacity` bytes; 0 turns it off.
     pub(crate) fn new(capacity: u64) -> Arc<Self> {
         let items = usize_of(capacity / TYPICAL_BLOCK).max(1);
-        let blocks = (capacity > 0).then(|| Cache::with_weighter(items, capacity, ByBytes));
+        let blocks = (capacity > 0)
+            .then(|| Cache::with(items, capacity, ByBytes, ByPlace, DefaultLifecycle::default()));
         Arc::new(Self { blocks })
     }
 

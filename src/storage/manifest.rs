@@ -134,7 +134,10 @@ fn read_manifest(fs: &dyn Fs, path: &Path, id: FileId) -> Result<(Version, Manif
         version = version.apply(&edit).map_err(misfit)?;
         count += 1;
     }
-    version.check().map_err(|_violation| corrupt("edits that build a consistent version"))?;
+    version.check().map_err(|violation| {
+        tracing::error!(%violation, manifest = %path.display(), "the version makes no sense");
+        corrupt("edits that build a consistent version")
+    })?;
     let torn_bytes = edits.torn_bytes();
     Ok((version, ManifestReport { path: path.to_owned(), edits: count, torn_bytes }))
 }

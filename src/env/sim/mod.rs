@@ -19,12 +19,14 @@ mod clock;
 mod disk;
 mod fault;
 mod fs;
+mod latency;
 
 use std::sync::Arc;
 
 pub use clock::{ManualClock, VirtualClock};
 pub use fault::{Fault, Operation, Trouble};
 pub use fs::SimFs;
+pub use latency::Latency;
 
 use super::{Blocking, Clock, Env};
 use crate::observe::NoopMeter;
