@@ -127,6 +127,17 @@ pub enum VizEvent {
         /// Heat now, 0..=1.
         heat: f32,
     },
+    /// A table was found damaged. Told once for each table.
+    Damage {
+        /// Node of the engine.
+        node: u32,
+        /// The table.
+        table: FileId,
+        /// Where the damaged piece begins, in bytes.
+        offset: u64,
+        /// What should have been there.
+        expected: &'static str,
+    },
     /// A component died and was started again.
     Restart {
         /// Node of the engine.
@@ -247,6 +258,7 @@ pub(crate) struct ReadMetrics {
     pub(crate) block_reads: C,
     pub(crate) cache_hits: C,
     pub(crate) cache_misses: C,
+    pub(crate) damaged_tables: C,
 }
 
 impl ReadMetrics {
@@ -262,6 +274,7 @@ impl ReadMetrics {
             block_reads: meter.counter("sstable_block_reads", &[]),
             cache_hits: meter.counter("sstable_block_cache_hits", &[]),
             cache_misses: meter.counter("sstable_block_cache_misses", &[]),
+            damaged_tables: meter.counter("sstable_damaged_total", &[]),
         })
     }
 }

@@ -20,6 +20,7 @@ use crate::jobs::Cancel;
 use crate::memtable::Memtable;
 use crate::observe::EngineMetrics;
 use crate::policy::pressure::{Admitted, Backlog, admitted, pressure};
+use crate::quarantine::Quarantine;
 use crate::snapshots::Snapshots;
 use crate::stats::{Pressure, Totals};
 use crate::storage::manifest::ManifestLog;
@@ -46,7 +47,9 @@ pub(crate) struct Shared {
     pub(crate) routes: Arc<Routes>,
     pub(crate) metrics: EngineMetrics,
     pub(crate) totals: Totals,
-    pub(crate) health: HealthBoard,
+    pub(crate) health: Arc<HealthBoard>,
+    /// Tables that compactions leave alone.
+    pub(crate) quarantine: Arc<Quarantine>,
     pub(crate) busy: Arc<BusyBoard>,
     /// The manifest; taken out while it is written, and not put back if what it holds is unknown: a new one is begun then.
     pub(crate) manifest: Mutex<Option<ManifestLog>>,
@@ -114,6 +117,14 @@ impl Shared {
             bell.scheduler.ring(scheduler::Msg::Wake);
             told.notify_waiters();
         };
+        let health = Arc::new(HealthBoard::new());
+        let (board, bell) = (Arc::clone(&health), Arc::clone(&routes));
+        let on_change = move |damaged| {
+            board.damaged(damaged);
+            bell.scheduler.ring(scheduler::Msg::Wake);
+        };
+        let quarantine =
+            Quarantine::new(Arc::clone(&store), Arc::clone(&views), config.node_id, on_change);
         Arc::new(Self {
             metrics: EngineMetrics::new(&*store.env().meter),
             config,
@@ -124,7 +135,8 @@ impl Shared {
             snapshots: Snapshots::default(),
             routes,
             totals: Totals::default(),
-            health: HealthBoard::new(),
+            health,
+            quarantine,
             busy: BusyBoard::new(on_free),
             manifest: Mutex::new(Some(manifest)),
             garbage: Mutex::default(),

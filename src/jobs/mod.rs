@@ -1,4 +1,4 @@
-//! Pieces of work from start to end: recovery, flush, compaction, checkpoint. They block, know no actor, and answer with values.
+//! Pieces of work from start to end: recovery, flush, compaction, checkpoint, verification. They block, know no actor, and answer with values.
 
 pub(crate) mod checkpoint;
 pub(crate) mod compact;
@@ -6,6 +6,7 @@ pub(crate) mod flush;
 pub(crate) mod output;
 pub(crate) mod recover;
 pub(crate) mod retain;
+pub(crate) mod verify;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
