@@ -44,6 +44,8 @@ pub use config::*;
 pub use engine::{CompactionMode, LsmEngine, Snapshot};
 pub use error::{Action, Error, Result};
 pub use jobs::recover::RecoveryReport;
+pub use jobs::repair::{RepairReport, Salvaged, diagnose, repair};
+pub use jobs::salvage::Lost;
 pub use jobs::verify::{VerifyReport, verify};
 pub use quarantine::DamagedTable;
 pub use scan::{RangeIter, Scan};

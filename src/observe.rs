@@ -296,6 +296,8 @@ pub(crate) struct EngineMetrics {
     pub(crate) pressure_percent: G,
     pub(crate) write_stall_ms: H,
     pub(crate) restarts: C,
+    pub(crate) scrub_bytes: C,
+    pub(crate) scrub_damages: C,
 }
 
 impl EngineMetrics {
@@ -316,6 +318,8 @@ impl EngineMetrics {
             pressure_percent: meter.gauge("pressure_percent", &[]),
             write_stall_ms: meter.histo("write_stall_ms", LATENCY_MS, &[]),
             restarts: meter.counter("component_restarts_total", &[]),
+            scrub_bytes: meter.counter("scrub_bytes_total", &[]),
+            scrub_damages: meter.counter("scrub_damages_total", &[]),
         }
     }
 }

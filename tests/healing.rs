@@ -8,13 +8,15 @@ mod world;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use nori_lsm::env::sim::{SimFs, VirtualClock, sim_env};
 use nori_lsm::env::{Env, Fs};
 use nori_lsm::observe::{Counter, Gauge, Histogram, Labels, Meter, NoopMeter, VizEvent};
 use nori_lsm::{
-    ATLLConfig, CompactionMode, Error, HealthState, LsmEngine, ResourceConfig, VerifyReport,
+    ATLLConfig, CompactionMode, Error, HealthState, IoConfig, LsmEngine, ResourceConfig,
+    VerifyReport,
 };
 use world::{config, in_paused_time, open};
 
@@ -248,6 +250,60 @@ fn damage_is_counted_and_told_once_for_each_table() {
         }
         let counts = (seen.tables.load(Ordering::Relaxed), seen.events.load(Ordering::Relaxed));
         assert_eq!(counts, (1, 1));
+        engine.shutdown().await.unwrap();
+    });
+}
+
+#[test]
+fn the_scrubber_finds_within_an_interval_what_nobody_reads() {
+    let found_after = |interval: Option<Duration>| {
+        in_paused_time(async {
+            let fs = SimFs::new(8);
+            let io = IoConfig { scrub_interval: interval, ..Default::default() };
+            let engine = filled(&fs, ATLLConfig { io, ..config() }).await;
+            let mut changes = engine.health_changes();
+            tokio::time::sleep(Duration::from_secs(90)).await;
+            assert_eq!(engine.health().state, HealthState::Healthy);
+            for table in tables(&fs) {
+                flip(&fs, &table, 3);
+            }
+            let all = tables(&fs).len();
+            let begun = tokio::time::Instant::now();
+            let found = changes.wait_for(|health| health.damaged.len() == all);
+            let found = tokio::time::timeout(Duration::from_secs(600), found).await.is_ok();
+            let took = begun.elapsed();
+            engine.kill(nori_lsm::Component::Scrubber);
+            engine.shutdown().await.unwrap();
+            found.then_some(took)
+        })
+    };
+    let interval = Duration::from_secs(60);
+    let took = found_after(Some(interval)).expect("found");
+    assert!(took > Duration::ZERO && took <= interval, "{took:?}");
+    assert_eq!(found_after(None), None, "without an interval nobody looks");
+}
+
+#[test]
+fn a_scrubber_that_dies_again_and_again_comes_round_all_the_same() {
+    in_paused_time(async {
+        let fs = SimFs::new(9);
+        let io = IoConfig { scrub_interval: Some(Duration::from_secs(60)), ..Default::default() };
+        let engine = open(&fs, ATLLConfig { io, ..config() }).await.unwrap();
+        for n in 0..2000 {
+            engine.put(format!("{n:05}"), value(n)).await.unwrap();
+            if n.is_multiple_of(20) {
+                tokio::task::yield_now().await;
+            }
+        }
+        engine.flush().await.unwrap();
+        engine.wait_idle().await.unwrap();
+        let last = tables(&fs).pop().unwrap();
+        flip(&fs, &last, 3);
+        for _ in 0..30 {
+            tokio::time::sleep(Duration::from_secs(20)).await;
+            engine.kill(nori_lsm::Component::Scrubber);
+        }
+        assert_eq!(engine.health().damaged.len(), 1);
         engine.shutdown().await.unwrap();
     });
 }

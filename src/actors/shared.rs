@@ -11,6 +11,7 @@ use tokio::sync::{Notify, oneshot, watch};
 use super::busy::BusyBoard;
 use super::health::{HealthBoard, HealthState};
 use super::routes::Routes;
+use super::scrubber::Scrub;
 use super::{manifest_keeper, memtable_owner, scheduler, wal_writer};
 use crate::commit::{Commits, Gate, Valve};
 use crate::config::ATLLConfig;
@@ -77,6 +78,8 @@ pub(crate) struct Shared {
     /// When a sync is due for writes with [`Durability::Batch`](crate::Durability::Batch), in microseconds of the monotonic
     /// clock; `u64::MAX`: none is.
     pub(crate) sync_due: AtomicU64,
+    /// How far the scrubber has come.
+    pub(crate) scrub: Mutex<Scrub>,
     pub(crate) pressure: watch::Sender<Pressure>,
     #[cfg(feature = "chaos")]
     pub(crate) chaos: super::chaos::Strikes,
@@ -151,6 +154,7 @@ impl Shared {
             flushing: AtomicBool::new(false),
             flush_failures: Mutex::default(),
             sync_due: AtomicU64::new(u64::MAX),
+            scrub: Mutex::default(),
             pressure: watch::Sender::new(Pressure { value: 0.0, cause: "nothing" }),
             #[cfg(feature = "chaos")]
             chaos: super::chaos::Strikes::default(),

@@ -224,8 +224,10 @@ pub(crate) struct LogReplay<'a> {
     config: &'a ATLLConfig,
     purpose: Purpose,
     floor: FileId,
-    /// SeqNo that comes next.
-    expected: SeqNo,
+    /// Segments from this one on are left out.
+    pub(crate) ceiling: FileId,
+    /// SeqNo that comes next; [`SeqNo::MAX`]: whatever comes first.
+    pub(crate) expected: SeqNo,
     /// Oldest first.
     pub(crate) memtables: Vec<Arc<Memtable>>,
     /// Every segment that is a link of the log, oldest first.
@@ -245,6 +247,7 @@ impl<'a> LogReplay<'a> {
             layout,
             config,
             floor: version.log_floor,
+            ceiling: FileId(u64::MAX),
             expected: version.last_seq.plus(1),
             memtables: Vec::new(),
             replayed: Vec::new(),
@@ -283,7 +286,9 @@ impl<'a> LogReplay<'a> {
     fn open_segments(&self) -> Result<BTreeMap<FileId, Link>> {
         let mut begun = BTreeMap::new();
         for file in self.layout.list(&*self.env.fs, FileKind::Wal)? {
-            let Some(id) = file.id.filter(|id| *id >= self.floor && !file.temporary) else {
+            let Some(id) =
+                file.id.filter(|id| *id >= self.floor && *id < self.ceiling && !file.temporary)
+            else {
                 continue;
             };
             let mut reader = SegmentReader::open(&*self.env.fs, file.path, id)?;
@@ -372,6 +377,9 @@ impl<'a> LogReplay<'a> {
         let segment = link.header.segment;
         let memtable = Memtable::new(segment, self.config.memtable.flush_trigger_bytes);
         let scan = link.reader.scan(limit, |frame| {
+            if self.expected == SeqNo::MAX {
+                self.expected = frame.base_seq;
+            }
             let follows = frame.base_seq <= self.expected;
             if follows {
                 report.groups += 1;

@@ -39,7 +39,7 @@ fn config() -> ATLLConfig {
         l1_slot_count: 8,
         block_size: 800,
         seed: 7,
-        io: IoConfig { max_background_compactions: 4, rate_limit_mb_s: None },
+        io: IoConfig { max_background_compactions: 4, rate_limit_mb_s: None, scrub_interval: None },
         ..ATLLConfig::default()
     }
 }
@@ -245,7 +245,7 @@ proptest! {
     #[test]
     fn plans_of_one_call_and_busy_ones_never_touch_the_same_slots(seed: u64) {
         let mut world = World::new(ATLLConfig {
-            io: IoConfig { max_background_compactions: 8, rate_limit_mb_s: None },
+            io: IoConfig { max_background_compactions: 8, rate_limit_mb_s: None, scrub_interval: None },
             ..config()
         });
         let mut chance = fastrand::Rng::with_seed(seed);

@@ -115,7 +115,15 @@ pub(crate) fn read_current(
     Ok(Some((id, version.resized(max_levels), report)))
 }
 
-fn read_manifest(fs: &dyn Fs, path: &Path, id: FileId) -> Result<(Version, ManifestReport)> {
+/// Reads a manifest, whether or not it is in charge.
+///
+/// # Errors
+/// As for [`read_current`].
+pub(crate) fn read_manifest(
+    fs: &dyn Fs,
+    path: &Path,
+    id: FileId,
+) -> Result<(Version, ManifestReport)> {
     let corrupt = |expected| Error::corrupt(path, 0, expected);
     let bytes = read_whole(fs, path)?.ok_or_else(|| corrupt("the manifest that CURRENT names"))?;
     let header = format::decode_header(&bytes).map_err(|damage| damage.of(path, 0))?;

@@ -94,9 +94,9 @@ enum Part {
 
 /// Where a block lies in the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Extent {
-    pub(super) offset: u64,
-    pub(super) len: usize,
+pub(crate) struct Extent {
+    pub(crate) offset: u64,
+    pub(crate) len: usize,
 }
 
 impl Table {
@@ -500,7 +500,7 @@ pub(super) fn read_meta(file: &dyn ReadFile, path: &Path) -> Result<(TableMeta, 
     Ok((meta, footer.n_blocks))
 }
 
-pub(super) fn read_exact(
+pub(crate) fn read_exact(
     file: &dyn ReadFile,
     path: &Path,
     extent: Extent,
@@ -525,7 +525,7 @@ fn check_extent(path: &Path, extent: Extent, size: u64) -> Result<()> {
     Err(Error::corrupt(path, extent.offset, "a block within the file"))
 }
 
-pub(super) fn unpack(raw: &Bytes, kind: BlockKind, place: Place, path: &Path) -> Result<Bytes> {
+pub(crate) fn unpack(raw: &Bytes, kind: BlockKind, place: Place, path: &Path) -> Result<Bytes> {
     let frame = frame::open(raw, kind, place).map_err(|why| why.of(path, place.offset))?;
     if frame.codec == Compression::None {
         return Ok(raw.slice(..frame.raw_len));

@@ -112,7 +112,9 @@ impl TableCheck {
         if let Some(section) = self.meta.sections.get(self.section).cloned() {
             self.check_section(file.as_ref(), &section)?;
             self.section += 1;
-            return Ok(true);
+            if self.section < self.meta.sections.len() {
+                return Ok(true);
+            }
         }
         let sound = self.done.damaged.is_empty();
         if sound && self.n_blocks.is_some_and(|blocks| blocks != self.done.blocks) {
