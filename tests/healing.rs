@@ -196,6 +196,8 @@ fn a_table_that_left_the_version_leaves_the_quarantine() {
 #[derive(Default)]
 struct Seen {
     tables: Arc<AtomicU64>,
+    scrub_bytes: Arc<AtomicU64>,
+    scrub_damages: Arc<AtomicU64>,
     events: AtomicU64,
 }
 
@@ -211,6 +213,8 @@ impl Meter for Seen {
     fn counter(&self, name: &'static str, labels: Labels) -> Box<dyn Counter> {
         match name {
             "sstable_damaged_total" => Box::new(Count(Arc::clone(&self.tables))),
+            "scrub_bytes_total" => Box::new(Count(Arc::clone(&self.scrub_bytes))),
+            "scrub_damages_total" => Box::new(Count(Arc::clone(&self.scrub_damages))),
             _ => NoopMeter.counter(name, labels),
         }
     }
@@ -260,7 +264,11 @@ fn the_scrubber_finds_within_an_interval_what_nobody_reads() {
         in_paused_time(async {
             let fs = SimFs::new(8);
             let io = IoConfig { scrub_interval: interval, ..Default::default() };
-            let engine = filled(&fs, ATLLConfig { io, ..config() }).await;
+            filled(&fs, config()).await.shutdown().await.unwrap();
+            let seen = Arc::new(Seen::default());
+            let meter = Arc::clone(&seen) as Arc<dyn Meter>;
+            let env = Env { meter, ..sim_env(&fs, VirtualClock::default()) };
+            let engine = LsmEngine::open_in(ATLLConfig { io, ..config() }, env).await.unwrap();
             let mut changes = engine.health_changes();
             tokio::time::sleep(Duration::from_secs(90)).await;
             assert_eq!(engine.health().state, HealthState::Healthy);
@@ -272,7 +280,10 @@ fn the_scrubber_finds_within_an_interval_what_nobody_reads() {
             let found = changes.wait_for(|health| health.damaged.len() == all);
             let found = tokio::time::timeout(Duration::from_secs(600), found).await.is_ok();
             let took = begun.elapsed();
-            engine.kill(nori_lsm::Component::Scrubber);
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            let scrubbed = seen.scrub_bytes.load(Ordering::Relaxed);
+            let met = seen.scrub_damages.load(Ordering::Relaxed);
+            assert_eq!((scrubbed >= engine.stats().table_bytes, met > 0), (found, found));
             engine.shutdown().await.unwrap();
             found.then_some(took)
         })

@@ -173,6 +173,27 @@ fn a_flipped_byte_costs_a_block_at_most_and_what_is_lost_is_named() {
 }
 
 #[test]
+fn a_table_cut_short_keeps_its_front_and_names_what_is_gone() {
+    in_paused_time(async {
+        let fs = filled().await;
+        for path in files(&fs, "sst") {
+            let bytes = fs.read_all(&path).unwrap();
+            for len in [0, 1, bytes.len() / 4, bytes.len() / 2, bytes.len() - 1] {
+                let fs = fs.fork();
+                fs.overwrite(&path, &bytes[..len]).unwrap();
+                let (report, state) = repaired(&fs).await;
+                let lost = &report.salvaged[0].lost;
+                let truth = truth();
+                let gone = truth.keys().filter(|key| truth.get(*key) != state.get(*key));
+                for key in gone {
+                    assert!(lost.iter().any(|lost| lost.keys.contains(key)), "{key:?}: {report}");
+                }
+            }
+        }
+    });
+}
+
+#[test]
 fn a_missing_table_is_taken_out_and_the_rest_is_there() {
     in_paused_time(async {
         let fs = filled().await;

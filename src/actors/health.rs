@@ -1,7 +1,7 @@
 //! How the engine is: what failed, since when, and what it does about it.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -124,13 +124,18 @@ impl HealthBoard {
     pub(crate) fn damaged(&self, tables: Vec<DamagedTable>) {
         let first = tables.iter().min_by_key(|table| table.since);
         let damage = first.map(|table| (table.error().to_string(), table.since));
-        self.health.send_modify(|health| health.damaged = tables);
-        self.change(|causes| causes.damage = damage);
+        let mut causes = self.causes();
+        causes.damage = damage;
+        let state = causes.state();
+        self.health.send_modify(|health| {
+            health.damaged = tables;
+            health.state = state;
+        });
     }
 
     /// Changes the causes, and tells if the state is another one now.
     fn change(&self, change: impl FnOnce(&mut Causes)) {
-        let mut causes = self.causes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut causes = self.causes();
         change(&mut causes);
         let state = causes.state();
         self.health.send_if_modified(|health| {
@@ -138,6 +143,10 @@ impl HealthBoard {
             health.state = state;
             changed
         });
+    }
+
+    fn causes(&self) -> MutexGuard<'_, Causes> {
+        self.causes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn restarted(&self, component: Component, reason: &str) -> u32 {
@@ -225,6 +234,29 @@ mod tests {
         board.failing(Trouble::Flush, &Error::Closed, Duration::ZERO);
         let reason = "the wal writer is down: tired".to_owned();
         assert_eq!(board.now().state, HealthState::ReadOnly { reason });
+    }
+
+    #[test]
+    fn damage_is_shown_until_the_last_table_is_gone_and_no_resume_hides_it() {
+        let board = HealthBoard::new();
+        let table = |n: u64| DamagedTable {
+            table: crate::FileId(n),
+            path: format!("{n}.sst").into(),
+            offset: 3,
+            expected: "a block",
+            since: Duration::from_secs(n),
+        };
+        board.failing(Trouble::Flush, &Error::Closed, Duration::from_secs(2));
+        board.damaged(vec![table(1), table(3)]);
+        let shown = |board: &HealthBoard| format!("{:?}", board.now().state);
+        assert!(shown(&board).contains("1.sst: damaged at byte 3"), "{}", shown(&board));
+        board.damaged(vec![table(3)]);
+        assert!(shown(&board).contains("Flush"), "older than the other table: {}", shown(&board));
+        board.resumed();
+        assert!(shown(&board).contains("3.sst"), "{}", shown(&board));
+        assert_eq!(board.now().damaged, [table(3)]);
+        board.damaged(Vec::new());
+        assert_eq!(board.now(), Health::default());
     }
 
     #[test]

@@ -290,7 +290,7 @@ impl Work<'_> {
         memtables: Vec<Arc<Memtable>>,
     ) -> impl Cursor + use<> {
         tables.retain(|table| !table.sections.is_empty());
-        tables.sort_by(|a, b| first_key(a).cmp(&first_key(b)));
+        tables.sort_by_key(|table| first_key(table));
         // As few runs as there are tables above each other: each costs the memory of a cursor.
         let mut runs: Vec<Vec<Arc<TableMeta>>> = Vec::new();
         for table in &tables {
@@ -324,10 +324,11 @@ impl Work<'_> {
 
     /// Writes what a cursor shows, and puts it into a level as its newest run.
     fn push(&self, version: &Version, level: Level, mut cursor: impl Cursor) -> Result<Version> {
+        let below = version.level(level.max(Level(1)));
         let plan = OutputPlan {
             level,
             compression: self.config.compression.last,
-            guards: Vec::new(),
+            guards: below.into_iter().flat_map(|level| level.guards().cloned()).collect(),
             bytes_per_s: None,
             tombstones_since_s: 0,
         };

@@ -84,7 +84,12 @@ impl<'a> Salvage<'a> {
                 .map_err(|damage| damage.of(&self.path, leaf_at))
         });
         let Some(leaf) = readable(leaf)? else {
-            return self.walk(section.offset..leaf_at.min(self.size), &keys);
+            self.walk(section.offset..leaf_at.min(self.size), &keys)?;
+            let cut = section.offset.max(self.size);
+            if cut < leaf_at {
+                self.lose(cut, usize_of(leaf_at - cut), &keys);
+            }
+            return Ok(());
         };
         for block in 0..leaf.n_blocks() {
             let Some(at) = leaf.block(block) else { break };
@@ -107,6 +112,9 @@ impl<'a> Salvage<'a> {
     /// Goes from block to block, by their trailers.
     fn walk(&mut self, range: std::ops::Range<u64>, keys: &KeyRange) -> Result<()> {
         let len = usize_of(range.end.saturating_sub(range.start));
+        if len == 0 {
+            return Ok(()); // the file ends before
+        }
         let mut bytes = vec![0; len];
         self.file.read_exact_at(&mut bytes, range.start).at("read", &self.path)?;
         let mut at = 0;

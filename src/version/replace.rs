@@ -38,3 +38,37 @@ impl Version {
         next
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::u64_of;
+    use crate::version::testing::{Tree, key};
+
+    #[test]
+    fn a_replacement_shows_where_it_has_sections_and_nowhere_else() {
+        let mut tree = Tree::new(3);
+        tree.flush(&(0..200).map(|n| (n, false)).collect::<Vec<_>>());
+        tree.flush(&[(5, true)]);
+        let version = tree.version.clone();
+        let (id, whole) = version.tables.first_key_value().unwrap();
+        assert!(whole.sections.len() > 1);
+        let mut part = TableMeta::clone(whole);
+        part.file = version.next_file;
+        part.sections.truncate(1);
+        let part = Arc::new(part);
+
+        let replaced = BTreeMap::from([(*id, Some(Arc::clone(&part)))]);
+        let mut next = version.with_replaced(&replaced);
+        next.next_file = FileId(part.file.0 + 1);
+        assert_eq!(next.check(), Ok(()));
+        assert!(next.tables.contains_key(&part.file) && !next.tables.contains_key(id));
+        assert_eq!(next.l0_runs().len(), 2);
+        assert!(!part.meets(&crate::types::KeyRange::from(key(150)..)));
+
+        let gone = version.with_replaced(&BTreeMap::from([(*id, None)]));
+        assert_eq!(gone.check(), Ok(()));
+        assert_eq!((u64_of(gone.tables.len()), gone.l0_runs().len()), (1, 1));
+        assert_eq!(version.with_replaced(&BTreeMap::new()), version);
+    }
+}
