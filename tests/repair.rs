@@ -145,6 +145,33 @@ fn without_a_manifest_the_tables_and_the_log_tell_everything() {
 }
 
 #[test]
+fn an_old_manifest_that_knows_nothing_of_newer_tables_is_not_believed() {
+    in_paused_time(async {
+        let fs = SimFs::new(5);
+        let engine = open(&fs, small()).await.unwrap();
+        for n in 0..100 {
+            engine.put(key(n), value(n)).await.unwrap();
+        }
+        engine.shutdown().await.unwrap();
+        let old = files(&fs, "manifest").pop().unwrap();
+        let bytes = fs.read_all(&old).unwrap();
+        let engine = open(&fs, small()).await.unwrap();
+        for n in 100..KEYS {
+            engine.put(key(n), value(n)).await.unwrap();
+        }
+        engine.wait_idle().await.unwrap();
+        let fs = fs.kill();
+        for manifest in files(&fs, "manifest") {
+            fs.destroy(&manifest).unwrap();
+        }
+        fs.overwrite(&old, bytes).unwrap();
+        let (report, state) = repaired(&fs).await;
+        assert!(report.rebuilt, "{report}");
+        assert_eq!(state, (0..KEYS).map(|n| (key(n), value(n))).collect());
+    });
+}
+
+#[test]
 fn a_flipped_byte_costs_a_block_at_most_and_what_is_lost_is_named() {
     in_paused_time(async {
         let fs = filled().await;

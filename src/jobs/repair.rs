@@ -27,7 +27,7 @@ use crate::jobs::salvage::{Lost, Salvage};
 use crate::jobs::verify::{check_table, exists, no_database};
 use crate::memtable::{Memtable, MemtableCursor};
 use crate::storage::layout::{FileKind, Found, Layout};
-use crate::storage::manifest::{ManifestLog, read_current, read_manifest};
+use crate::storage::manifest::{ManifestLog, named_by_current, read_current, read_manifest};
 use crate::storage::store::Store;
 use crate::storage::table::read_table_meta;
 use crate::types::{Direction, FileId, KeyRange, Level, SeqNo};
@@ -199,11 +199,12 @@ fn other_manifest(env: &Env, layout: &Layout) -> Result<Option<Version>> {
     let newest_table = finished(FileKind::Table)?.into_iter().max();
     let mut manifests = finished(FileKind::Manifest)?;
     manifests.sort_unstable();
-    for (age, id) in manifests.into_iter().rev().enumerate() {
+    let newest = manifests.iter().copied().max().max(named_by_current(&*env.fs, layout)?);
+    for id in manifests.into_iter().rev() {
         match read_manifest(&*env.fs, &layout.manifest(id), id) {
             Ok((version, _)) => {
                 let outdated = newest_table.is_some_and(|table| table >= version.next_file);
-                return Ok((age == 0 || !outdated).then_some(version));
+                return Ok((newest == Some(id) || !outdated).then_some(version));
             }
             Err(Error::Corrupt { .. }) => {}
             Err(error) => return Err(error),

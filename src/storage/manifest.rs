@@ -115,6 +115,14 @@ pub(crate) fn read_current(
     Ok(Some((id, version.resized(max_levels), report)))
 }
 
+/// Number of the manifest that `CURRENT` names, whether or not it is there; `None` if `CURRENT` cannot be read.
+///
+/// # Errors
+/// Those of the file system.
+pub(crate) fn named_by_current(fs: &dyn Fs, layout: &Layout) -> Result<Option<FileId>> {
+    Ok(read_whole(fs, &layout.current())?.and_then(|bytes| parse_current(&bytes)))
+}
+
 /// Reads a manifest, whether or not it is in charge.
 ///
 /// # Errors
