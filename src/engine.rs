@@ -301,12 +301,21 @@ impl LsmEngine {
     /// Makes everything acknowledged so far durable. Returns the last write that is.
     ///
     /// # Errors
-    /// [`Error::Io`] if the disk refused; the log is repaired, and the same call may succeed later.
+    /// [`Error::Io`] if the disk refused; the log is repaired, and the same call may succeed later. [`Error::Unavailable`] if the
+    /// engine is read-only.
     pub async fn sync(&self) -> Result<SeqNo> {
         self.inner.open()?;
         let (reply, answer) = oneshot::channel();
-        self.inner.shared.routes.wal_writer.ring(wal_writer::Msg::Sync(Some(reply)));
-        answer.await.unwrap_or(Err(Error::Interrupted { component: "wal writer" }))
+        let shared = &self.inner.shared;
+        shared.routes.wal_writer.ring(wal_writer::Msg::Sync(Some(reply)));
+        match answer.await {
+            Ok(synced) => synced,
+            // Nobody is there to sync, or died over it.
+            Err(_gone) => Err(shared
+                .commits
+                .refusal()
+                .unwrap_or(Error::Interrupted { component: "wal writer" })),
+        }
     }
 
     /// The last write known to be on disk, in the log or in a table.
