@@ -249,15 +249,18 @@ impl Default for CompressionConfig {
 /// Memory that the engine may use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ResourceConfig {
-    /// Cache of decompressed blocks, in MiB; 0 turns it off. Default: 64.
+    /// Decompressed blocks, and the indexes and filters of open tables, in MiB. Indexes and filters take up to three quarters of
+    /// it, and up to 8 MiB however little it is; 0 caches no block. Default: 64, or an eighth of a smaller memory limit.
     pub block_cache_mib: usize,
     /// All memtables together, in MiB; writes are slowed before and wait at this size. Default: 256.
     pub memtables_mib: usize,
+    /// Table files that are open at the same time; the least recently read are closed beyond it. Default: 1024; at least 1.
+    pub open_files: usize,
 }
 
 impl Default for ResourceConfig {
     fn default() -> Self {
-        Self { block_cache_mib: 64, memtables_mib: 256 }
+        Self { block_cache_mib: 64, memtables_mib: 256, open_files: 1024 }
     }
 }
 
@@ -314,6 +317,7 @@ impl ATLLConfig {
         within("block_size", self.block_size, 64, 1 << 20)?;
         within("restart_interval", self.restart_interval, 1, 1024)?;
         within("resources.block_cache_mib", self.resources.block_cache_mib, 0, 1 << 20)?;
+        within("resources.open_files", self.resources.open_files, 1, 1 << 20)?;
         self.validate_memory()?;
         let gc = self.wal.gc_interval_sec;
         check("wal.gc_interval_sec", gc >= 1, "must be at least 1")?;

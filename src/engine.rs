@@ -498,8 +498,9 @@ impl Inner {
         shared.totals.fill(&mut stats);
         stats.memtable_bytes = u64_of(view.memtable_bytes());
         stats.sealed_memtables = view.sealed.len();
-        stats.cache_bytes = shared.store.cache().bytes();
-        stats.index_bytes = view.tree.tables().values().map(|table| table.pinned_bytes()).sum();
+        stats.cache_bytes = shared.store.cache().blocks().bytes();
+        stats.index_bytes = shared.store.cache().pinned_bytes();
+        stats.open_tables = shared.store.cache().open_files();
         stats.levels = version
             .numbered()
             .map(|(level, state)| LevelStats {

@@ -111,6 +111,8 @@ pub struct Stats {
     pub cache_bytes: u64,
     /// Bytes of loaded table indexes and filters.
     pub index_bytes: u64,
+    /// Tables whose file is open.
+    pub open_tables: usize,
     /// Levels, from L0 down.
     pub levels: Vec<LevelStats>,
     /// Tables.

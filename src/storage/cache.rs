@@ -1,7 +1,5 @@
 //! The block cache: decompressed, checked data blocks of all tables, bounded by bytes.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
@@ -32,10 +30,10 @@ impl Weighter<Place, Bytes> for ByBytes {
 
 impl BlockCache {
     /// Cache of at most `capacity` bytes; 0 turns it off.
-    pub(crate) fn new(capacity: u64) -> Arc<Self> {
+    pub(crate) fn new(capacity: u64) -> Self {
         let items = usize_of(capacity / TYPICAL_BLOCK).max(1);
         let blocks = (capacity > 0).then(|| Cache::with_weighter(items, capacity, ByBytes));
-        Arc::new(Self { blocks })
+        Self { blocks }
     }
 
     #[inline]
@@ -47,6 +45,18 @@ impl BlockCache {
         if let Some(blocks) = &self.blocks {
             blocks.insert(place, block);
         }
+    }
+
+    /// Makes it hold at most `capacity` bytes from now on. A cache that is turned off stays so.
+    pub(crate) fn set_capacity(&self, capacity: u64) {
+        if let Some(blocks) = &self.blocks {
+            blocks.set_capacity(capacity);
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn capacity(&self) -> u64 {
+        self.blocks.as_ref().map_or(0, Cache::capacity)
     }
 
     /// Bytes held now.

@@ -1,18 +1,20 @@
-//! Files of the engine, through [`env::Fs`](crate::env::Fs) only: names, log segments, manifest, tables, block cache.
+//! Files of the engine, through [`env::Fs`](crate::env::Fs) only: names, log segments, manifest, tables, what is cached of them.
 
 pub(crate) mod cache;
 pub(crate) mod layout;
 pub(crate) mod log_segment;
 pub(crate) mod manifest;
+mod open_table;
 pub(crate) mod store;
 pub(crate) mod table;
+pub(crate) mod table_cache;
 pub(crate) mod table_cursor;
 pub(crate) mod table_writer;
 
 #[cfg(test)]
 mod tests;
 
-pub(crate) use cache::BlockCache;
 pub(crate) use table::{Access, Fetch, Table};
+pub(crate) use table_cache::{OpenTables, TableCache};
 pub(crate) use table_cursor::TableCursor;
 pub(crate) use table_writer::{TableOptions, TableWriter, temp_path};
