@@ -13,13 +13,14 @@ use crate::actors::{
     wal_writer,
 };
 use crate::batch::{Commit, WriteBatch, WriteOptions};
-use crate::commit::{Commits, Core, CoreArgs};
+use crate::commit::{Commits, Core, CoreArgs, Terms};
 use crate::config::{ATLLConfig, Durability};
 use crate::cursor::{Found, Stop};
 use crate::env::Env;
 use crate::error::{Error, Result};
 use crate::jobs::checkpoint::write_checkpoint;
 use crate::jobs::recover::{Recovered, RecoveryReport, recover};
+use crate::ledger::MemoryLedger;
 use crate::memtable::Memtable;
 use crate::observe::Meter;
 use crate::scan::{RangeIter, Scan};
@@ -161,13 +162,16 @@ impl LsmEngine {
             batch.expire_puts_at(shared.env().clock.wall_ms().saturating_add(ttl_ms));
         }
         let (bytes, ops) = (batch.bytes(), batch.len());
-        let stall = shared.gate.pass(&*shared.env().clock, bytes, options.deadline).await?;
+        let clock = &*shared.env().clock;
+        let until = options.deadline.map(|deadline| clock.now().saturating_add(deadline));
+        let stall = shared.gate.pass(clock, bytes, options.deadline).await?;
         if stall.0 > Duration::ZERO {
             shared.totals.stalled(stall.0);
             shared.metrics.write_stall_ms.observe(stall.0.as_secs_f64() * 1e3);
         }
         let durability = options.durability.unwrap_or(shared.config.durability);
-        let seq = shared.commits.write(batch, durability == Durability::Sync).await?;
+        let terms = Terms { sync: durability == Durability::Sync, clock, until };
+        let seq = shared.commits.write(batch, terms).await?;
         if let Durability::Batch(interval) = durability {
             let due = shared.now().saturating_add(interval).as_micros();
             let due = u64::try_from(due).unwrap_or(u64::MAX - 1).min(u64::MAX - 1);
@@ -333,6 +337,12 @@ impl LsmEngine {
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.inner.stats()
+    }
+
+    /// Where its memory is.
+    #[must_use]
+    pub fn memory(&self) -> MemoryLedger {
+        self.inner.shared.memory()
     }
 
     /// What opening the database found and did.
@@ -512,7 +522,11 @@ impl Inner {
             .collect();
         stats.tables = version.tables.len();
         stats.table_bytes = version.tables.values().map(|table| table.file_bytes).sum();
-        stats.pinned_tables = shared.garbage().len();
+        let garbage = shared.garbage();
+        let pinned = garbage.iter().filter(|dead| dead.table.strong_count() > 0);
+        stats.pinned_bytes = pinned.map(|dead| dead.bytes).sum();
+        stats.pinned_tables = garbage.len();
+        drop(garbage);
         let (snapshots, oldest) = shared.snapshots.count_and_oldest();
         stats.snapshots = snapshots;
         stats.oldest_snapshot = oldest.map(|since| shared.now().saturating_sub(since));
@@ -600,11 +614,13 @@ fn build(config: ATLLConfig, recovered: Recovered) -> Arc<Shared> {
     });
     let routes = Arc::new(Routes::new(config.max_levels));
     let (bell, seal_bell) = (Arc::clone(&routes), Arc::clone(&routes));
+    let room = u64_of(config.resources.memtables_mib) << 20;
     let commits = Commits::new(
-        core,
+        (core, room),
         move || bell.wal_writer.ring(wal_writer::Msg::Wake),
         move || seal_bell.memtable_owner.ring(memtable_owner::Msg::Look),
     );
+    views.load().sealed.iter().for_each(|memtable| commits.occupy_room(memtable));
     Shared::new(SharedArgs { config, store, views, commits, routes, manifest, lock })
 }
 

@@ -1,6 +1,7 @@
 //! The crate: its page is the README, its modules stand in reading order.
 #![doc = include_str!("../README.md")]
 
+mod tally;
 mod types;
 
 mod error;
@@ -26,6 +27,7 @@ mod view;
 
 mod commit;
 mod jobs;
+mod ledger;
 mod scan;
 mod stats;
 
@@ -42,6 +44,7 @@ pub use config::*;
 pub use engine::{CompactionMode, LsmEngine, Snapshot};
 pub use error::{Action, Error, Result};
 pub use jobs::recover::RecoveryReport;
+pub use ledger::MemoryLedger;
 pub use scan::{RangeIter, Scan};
 pub use stats::{LevelStats, Pressure, Stats};
 pub use types::{Direction, FileId, KeyRange, Level, SeqNo, SlotId, ValueKind};

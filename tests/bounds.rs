@@ -5,8 +5,12 @@ mod world;
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use nori_lsm::env::sim::{Fault, Operation, SimFs, Trouble};
-use nori_lsm::{ATLLConfig, Error, LsmEngine, ResourceConfig};
+use nori_lsm::{
+    ATLLConfig, CompactionMode, Durability, Error, LsmEngine, ResourceConfig, WriteOptions,
+};
+use proptest::prelude::*;
 use world::{in_paused_time, open};
 
 fn key(n: usize) -> String {
@@ -53,7 +57,7 @@ fn no_more_tables_are_open_than_there_may_be_and_every_key_is_read() {
         assert!(fs.most_open_readers() <= 4, "read handles");
         assert!(engine.stats().open_tables <= 4);
         let held = engine.scan(..);
-        engine.compact_range(.., nori_lsm::CompactionMode::Full).await.unwrap();
+        engine.compact_range(.., CompactionMode::Full).await.unwrap();
         drop(held);
         assert_eq!(engine.scan(..).next_chunk(usize::MAX).await.unwrap().len(), 600);
         assert!(fs.most_open_readers() <= 4, "a compaction opens no more than there may be");
@@ -129,4 +133,320 @@ fn a_process_out_of_files_goes_on_writing_once_tables_are_closed() {
         assert!(fs.open_readers() < open_before + 2, "tables were closed for it");
         engine.shutdown().await.unwrap();
     });
+}
+
+fn value(bytes: usize) -> Vec<u8> {
+    vec![b'v'; bytes]
+}
+
+#[test]
+fn the_ledger_says_what_is_held_and_forgets_what_is_gone() {
+    in_paused_time(async {
+        let fs = SimFs::new(1);
+        let mut config = many_tables(100);
+        config.memtable.flush_trigger_bytes = 4 << 20;
+        config.resources.block_cache_mib = 2;
+        config.resources.memtables_mib = 16;
+        let engine = open(&fs, config).await.unwrap();
+        let empty = engine.memory();
+        assert_eq!(empty.budget, (16 << 20) + (8 << 20), "indexes may always take 8 MiB");
+        for n in 0..100 {
+            engine.put(key(n), value(10_000)).await.unwrap();
+        }
+        let written = engine.memory();
+        let grown = written.active_memtable - empty.active_memtable;
+        assert!((1_000_000..1_100_000).contains(&grown), "{grown}");
+        let scan = engine.scan(..);
+        engine.flush().await.unwrap();
+        engine.wait_idle().await.unwrap();
+        let flushed = engine.memory();
+        assert_eq!(flushed.active_memtable, empty.active_memtable);
+        assert_eq!(flushed.retired_memtables, written.active_memtable, "a scan reads it");
+        drop(scan);
+        engine.compact_range(.., CompactionMode::Full).await.unwrap();
+        engine.wait_idle().await.unwrap();
+        assert_eq!(engine.memory().retired_memtables, 0);
+        assert_eq!(engine.memory().buffers, 0);
+        let before = engine.memory();
+        for n in 0..100 {
+            assert_eq!(engine.get(key(n).as_bytes()).await.unwrap().unwrap().len(), 10_000);
+        }
+        let read = engine.memory();
+        assert!(
+            read.indexes_and_filters > before.indexes_and_filters || before.indexes_and_filters > 0
+        );
+        assert!(read.block_cache > 900_000, "{read}");
+        let mut scan = engine.scan(..);
+        for n in 100..110 {
+            engine.put(key(n), value(10)).await.unwrap();
+        }
+        assert!(scan.next().await.unwrap().is_some());
+        drop(scan);
+        let ledger = engine.memory();
+        assert_eq!((ledger.buffers, ledger.queued_writes, ledger.waiting_writes), (0, 0, 0));
+        let parts = ledger.active_memtable + ledger.block_cache + ledger.indexes_and_filters;
+        assert_eq!(ledger.total, parts);
+        let shown = serde_json::to_value(ledger).unwrap();
+        assert_eq!(shown["total"], ledger.total);
+        engine.shutdown().await.unwrap();
+    });
+}
+
+/// Writers of large values, far more than memtables may hold, while no table can be made.
+#[test]
+fn a_burst_that_cannot_be_flushed_waits_within_the_budget_and_ends_well() {
+    const WRITERS: usize = 2000;
+    in_paused_time(async {
+        let fs = SimFs::new(1);
+        let mut config = world::config();
+        config.memtable.flush_trigger_bytes = 256 << 10;
+        config.resources.memtables_mib = 1;
+        let engine = open(&fs, config).await.unwrap();
+        fs.inject(Fault::new(Trouble::Io).on(Operation::Create).at(".sst"));
+        let writers: Vec<_> = (0..WRITERS)
+            .map(|n| {
+                let engine = engine.clone();
+                tokio::spawn(async move { engine.put(key(n), value(16 << 10)).await })
+            })
+            .collect();
+        let mut most = 0;
+        for _ in 0..200 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            let memory = engine.memory();
+            most = most.max(memory.total);
+            assert!(memory.total <= memory.budget + (1 << 20), "{memory}");
+            let writes = memory.active_memtable + memory.sealed_memtables + memory.queued_writes;
+            assert!(writes <= (1 << 20) + (64 << 10), "{memory}");
+        }
+        assert!(most > 512 << 10, "the burst came to something: {most}");
+        assert!(engine.memory().waiting_writes > 20 << 20, "{}", engine.memory());
+        let late = WriteOptions { deadline: Some(Duration::from_millis(50)), ..Default::default() };
+        let stalled = engine.put_with("late", value(16 << 10), late).await;
+        assert!(matches!(stalled, Err(Error::Stalled { .. })), "{stalled:?}");
+        fs.heal();
+        for writer in writers {
+            writer.await.unwrap().unwrap();
+        }
+        for n in 0..WRITERS {
+            assert_eq!(engine.get(key(n).as_bytes()).await.unwrap().unwrap().len(), 16 << 10);
+        }
+        assert_eq!(engine.get(b"late").await.unwrap(), None, "it was told that nothing happened");
+        engine.shutdown().await.unwrap();
+        assert_eq!(engine.memory().waiting_writes, 0);
+    });
+}
+
+#[test]
+fn who_waits_for_room_is_told_when_writes_are_refused() {
+    in_paused_time(async {
+        let fs = SimFs::new(1);
+        let mut config = world::config();
+        config.memtable.flush_trigger_bytes = 256 << 10;
+        config.resources.memtables_mib = 1;
+        let engine = open(&fs, config).await.unwrap();
+        fs.inject(Fault::new(Trouble::Io).on(Operation::Create).at(".sst"));
+        let writers: Vec<_> = (0..200)
+            .map(|n| {
+                let engine = engine.clone();
+                tokio::spawn(async move { engine.put(key(n), value(16 << 10)).await })
+            })
+            .collect();
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        assert!(engine.memory().waiting_writes > 0);
+        drop(engine.shutdown().await); // nothing can be flushed: it says so
+        let mut refused = 0;
+        for writer in writers {
+            refused += usize::from(matches!(writer.await.unwrap(), Err(Error::Closed)));
+        }
+        assert!(refused > 100, "{refused}");
+    });
+}
+
+#[test]
+fn a_batch_larger_than_what_is_free_gets_its_turn() {
+    in_paused_time(async {
+        let fs = SimFs::new(1);
+        let mut config = world::config();
+        config.memtable.flush_trigger_bytes = 512 << 10;
+        config.resources.memtables_mib = 1;
+        let engine = open(&fs, config).await.unwrap();
+        engine.put("small", value(300 << 10)).await.unwrap();
+        for n in 0..3 {
+            // Each fits only when nothing else is there; the last does not even then.
+            engine.put(key(n), value((900 << 10) + (n * 300 << 10))).await.unwrap();
+        }
+        assert!(engine.memory().active_memtable < 4 << 20);
+        engine.flush().await.unwrap();
+        assert_eq!(engine.get(key(2).as_bytes()).await.unwrap().unwrap().len(), 1500 << 10);
+        engine.shutdown().await.unwrap();
+    });
+}
+
+#[test]
+fn what_is_held_for_ever_is_shown_and_holds_up_nobody() {
+    in_paused_time(async {
+        let fs = SimFs::new(1);
+        let mut config = many_tables(8);
+        config.memtable.flush_trigger_bytes = 64 << 10;
+        config.resources.memtables_mib = 1;
+        let engine = open(&fs, config).await.unwrap();
+        fill(&engine, 5).await;
+        let snapshot = engine.snapshot();
+        let mut scan = engine.scan(..);
+        assert!(scan.next().await.unwrap().is_some());
+        for round in 0..40 {
+            for n in 0..20 {
+                engine.put(key(n), vec![round; 4 << 10]).await.unwrap();
+            }
+            let memory = engine.memory();
+            assert!(memory.total <= memory.budget + (2 << 20), "{memory}");
+        }
+        engine.compact_range(.., CompactionMode::Full).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(3600 / 8)).await;
+        let stats = engine.stats();
+        assert_eq!(stats.snapshots, 1);
+        assert!(stats.oldest_snapshot.unwrap() >= Duration::from_secs(3600 / 8), "{stats}");
+        assert!(stats.pinned_tables > 0 && stats.pinned_bytes > 0, "{stats}");
+        assert!(stats.to_string().contains("oldest snapshot"), "{stats}");
+        assert!(fs.open_readers() <= 8);
+        assert_eq!(snapshot.get(key(7).as_bytes()).await.unwrap().unwrap(), "value7".repeat(8));
+        assert_eq!(scan.next_chunk(usize::MAX).await.unwrap().len(), 99, "as of its time");
+        drop((snapshot, scan));
+        engine.compact_range(.., CompactionMode::Full).await.unwrap();
+        engine.wait_idle().await.unwrap();
+        let stats = engine.stats();
+        assert_eq!((stats.pinned_tables, stats.pinned_bytes, stats.snapshots), (0, 0, 0));
+        engine.shutdown().await.unwrap();
+    });
+}
+
+#[test]
+fn keys_and_values_at_their_limits_come_back() {
+    in_paused_time(async {
+        let fs = SimFs::new(1);
+        let mut config = world::config();
+        config.resources.block_cache_mib = 64;
+        let pairs: Vec<(Bytes, Bytes)> = vec![
+            (Bytes::new(), Bytes::from_static(b"empty key")),
+            (Bytes::from_static(b"empty value"), Bytes::new()),
+            (Bytes::from_static(b"large"), Bytes::from(vec![7; 64 << 20])),
+            (Bytes::from(vec![b'm'; 64 << 10]), Bytes::from_static(b"longest key")),
+            (Bytes::from_static(b"\xff"), Bytes::from_static(b"ff")),
+            (Bytes::from(vec![0xff; 64 << 10]), Bytes::from_static(b"last key of all")),
+        ];
+        let engine = open(&fs, config.clone()).await.unwrap();
+        for (key, value) in &pairs {
+            engine.put(key.clone(), value.clone()).await.unwrap();
+        }
+        for (key, what) in [(vec![1; (64 << 10) + 1], "key"), (vec![1], "value")] {
+            let value = if what == "value" { vec![0; (256 << 20) + 1] } else { Vec::new() };
+            let refused = engine.put(key, value).await;
+            assert!(matches!(&refused, Err(Error::TooLarge { what: found, .. }) if *found == what));
+        }
+        for step in 0..4 {
+            match step {
+                0 => {}
+                1 => engine.flush().await.unwrap(),
+                _ => engine.compact_range(.., CompactionMode::Full).await.unwrap(),
+            }
+            let all = engine.scan(..).next_chunk(usize::MAX).await.unwrap();
+            assert!(all == pairs, "step {step}");
+            let mut backward = engine.scan(..).rev().next_chunk(usize::MAX).await.unwrap();
+            backward.reverse();
+            assert!(backward == pairs, "step {step}, backward");
+            for (key, value) in &pairs {
+                assert!(engine.get(key).await.unwrap().as_ref() == Some(value), "step {step}");
+            }
+        }
+        engine.shutdown().await.unwrap();
+        let engine = open(&fs, config).await.unwrap();
+        assert!(engine.scan(..).next_chunk(usize::MAX).await.unwrap() == pairs);
+        engine.shutdown().await.unwrap();
+    });
+}
+
+/// A number that is zero, small, around a power of two, or as large as there are.
+fn wild() -> impl Strategy<Value = u64> {
+    prop_oneof![
+        2 => 0_u64..4,
+        4 => 1_u64..100,
+        1 => (0_u32..64).prop_map(|bits| (1_u64 << bits).wrapping_sub(1)),
+        1 => (0_u32..64).prop_map(|bits| 1_u64 << bits),
+        1 => Just(u64::MAX),
+    ]
+}
+
+fn wild_share() -> impl Strategy<Value = f64> {
+    prop_oneof![
+        6 => 0.0..1.0,
+        1 => Just(0.0),
+        1 => Just(1.0),
+        1 => prop_oneof![Just(f64::NAN), Just(f64::INFINITY), Just(-1.0), Just(1e-300), Just(7.0)],
+    ]
+}
+
+/// A sane configuration in which some fields are anything.
+fn wild_config() -> impl Strategy<Value = ATLLConfig> {
+    let fields = proptest::collection::vec((0_usize..24, wild(), wild_share()), 0..6);
+    fields.prop_map(|fields| {
+        let mut config = world::config();
+        for (field, n, share) in fields {
+            let (size, small) = (usize::try_from(n).unwrap(), u8::try_from(n % 256).unwrap());
+            match field {
+                0 => config.fanout = size,
+                1 => config.max_levels = size,
+                2 => config.l1_slot_count = size,
+                3 => config.memtable.flush_trigger_bytes = size,
+                4 => config.memtable.wal_age_trigger_sec = n,
+                5 => config.l0.max_files = size,
+                6 => config.filters.bloom_bits_per_key = size,
+                7 => config.durability = Durability::Batch(Duration::from_nanos(n)),
+                8 => config.durability = Durability::Batch(Duration::from_secs(n)),
+                9 => config.default_k.l1 = small,
+                10 => config.default_k.l2 = small,
+                11 => config.default_k.l3_plus = small,
+                12 => config.hot_k = small,
+                13 => config.slot_byte_budget_fraction = share,
+                14 => config.heat_thresholds.hot = share,
+                15 => config.heat_thresholds.cold = share,
+                16 => config.heat_thresholds.half_life_ops = n,
+                17 => config.tombstone.density_threshold = share,
+                18 => config.io.max_background_compactions = size,
+                19 => config.io.rate_limit_mb_s = Some(n),
+                20 => config.block_size = size,
+                21 => config.restart_interval = size,
+                22 => config.resources.open_files = size,
+                _ => config.wal.gc_interval_sec = n,
+            }
+        }
+        config
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_configuration_is_refused_by_name_or_works(config in wild_config()) {
+        in_paused_time(async {
+            let fs = SimFs::new(1);
+            let engine = match open(&fs, config.clone()).await {
+                Err(Error::Config { field, problem }) => {
+                    assert!(!field.is_empty() && !problem.is_empty());
+                    assert!(config.validate().is_err());
+                    return;
+                }
+                opened => opened.unwrap(),
+            };
+            for n in 0..50 {
+                engine.put(key(n), value(n * 10)).await.unwrap();
+            }
+            engine.flush().await.unwrap();
+            engine.compact_range(.., CompactionMode::Full).await.unwrap();
+            for n in 0..50 {
+                assert_eq!(engine.get(key(n).as_bytes()).await.unwrap().unwrap(), value(n * 10));
+            }
+            engine.shutdown().await.unwrap();
+        });
+    }
 }

@@ -106,6 +106,10 @@ fn is_too_old(state: &mut State) -> bool {
 async fn look(state: &mut State, myself: &ActorRef<Msg>) {
     let shared = Arc::clone(&state.shared);
     state.retry = None;
+    if shared.commits.is_crowded() && shared.views.load().sealed.is_empty() {
+        // Nothing is on its way into tables, so nothing else would make room.
+        shared.commits.lease().await.want_seal();
+    }
     match prepare(&shared).await {
         Ok(()) => {
             shared.health.works(Trouble::NextSegment);

@@ -50,6 +50,7 @@ impl OpenTable {
         &*self.file
     }
 
+    #[inline]
     pub(super) fn section(&self, index: usize, path: &Path) -> Result<&Section> {
         self.sections.get(index).ok_or_else(|| Error::corrupt(path, 0, "another section"))
     }

@@ -53,7 +53,7 @@ pub(crate) struct Fetch {
     fill_cache: bool,
     /// `None` until something was waited for.
     loaded: Option<Arc<Mutex<Loaded>>>,
-    /// The filter that was asked last: a retry asks again, but that is the same check.
+    /// The section whose filter let a lookup pass that was then stopped: a retry asks again, but that is the same check.
     counted: Option<(FileId, usize)>,
     filtered: bool,
 }
@@ -79,8 +79,10 @@ impl Fetch {
         loaded.table.as_ref().filter(|(other, _)| *other == file).map(|(_, open)| Arc::clone(open))
     }
 
-    fn counts(&mut self, file: FileId, section: usize) -> bool {
-        self.counted.replace((file, section)) != Some((file, section))
+    /// Whether the filter of that section was not asked before by this lookup.
+    #[inline]
+    fn counts(&self, file: FileId, section: usize) -> bool {
+        self.loaded.is_none() || self.counted != Some((file, section))
     }
 }
 
@@ -318,6 +320,7 @@ impl Table {
         self.get_open(&open, wanted, fetch)
     }
 
+    #[inline]
     fn get_open(
         self: &Arc<Self>,
         open: &Arc<OpenTable>,
@@ -331,8 +334,13 @@ impl Table {
             // Versions of one key may go on in the next section.
             if section.min_seq <= snapshot && self.passes(open, index, hash, fetch)? {
                 fetch.filtered = false;
-                if let Some(found) = self.get_in((open, index), key, snapshot, fetch)? {
-                    return Ok(Some(found));
+                match self.get_in((open, index), key, snapshot, fetch) {
+                    Ok(None) => {}
+                    stop @ Err(_) => {
+                        fetch.counted = Some((self.meta.file, index));
+                        return stop;
+                    }
+                    found @ Ok(Some(_)) => return found,
                 }
             }
             index += 1;
@@ -408,6 +416,7 @@ impl Table {
         Ok(())
     }
 
+    #[inline]
     fn passes(
         self: &Arc<Self>,
         open: &Arc<OpenTable>,
@@ -514,6 +523,7 @@ impl Table {
         leaf.get().ok_or_else(|| Error::corrupt(&self.path, 0, "leaf index"))
     }
 
+    #[inline]
     fn filter<'o>(
         self: &Arc<Self>,
         open: &'o Arc<OpenTable>,

@@ -23,6 +23,7 @@ use super::cache::BlockCache;
 use super::open_table::OpenTable;
 use super::table::Table;
 use crate::error::{Error, Result};
+use crate::tally::Tally;
 
 /// Bytes of indexes and filters that may stay in memory however small the budget is.
 const PINNED_MIN: u64 = 8 << 20;
@@ -41,8 +42,7 @@ pub(crate) struct TableCache {
     open: AtomicUsize,
     /// Bytes of indexes and filters, those included that only a reader still holds.
     pinned: AtomicU64,
-    /// Bytes of read-ahead and output buffers; see [`Buffered`].
-    buffered: Arc<AtomicU64>,
+    buffers: Tally,
     /// Changed under the lock of `clock`.
     opened: ArcSwap<OpenTables>,
     clock: Mutex<Clock>,
@@ -86,13 +86,6 @@ pub(super) struct OpenPlace {
     pinned: AtomicU64,
 }
 
-/// Counts the bytes of a buffer for as long as it lives.
-#[derive(Debug)]
-pub(crate) struct Buffered {
-    total: Arc<AtomicU64>,
-    bytes: u64,
-}
-
 impl TableCache {
     /// For an engine: at most `open_max` tables are open; their indexes and filters, and blocks, take at most `budget` bytes. Up to
     /// three quarters of that go to indexes and filters, at least [`PINNED_MIN`] in any case.
@@ -118,7 +111,7 @@ impl TableCache {
             pinned_max,
             open: AtomicUsize::new(0),
             pinned: AtomicU64::new(0),
-            buffered: Arc::default(),
+            buffers: Tally::default(),
             opened: ArcSwap::default(),
             clock: Mutex::default(),
         })
@@ -145,18 +138,13 @@ impl TableCache {
     }
 
     /// Bytes of read-ahead and output buffers.
-    pub(crate) fn buffered_bytes(&self) -> u64 {
-        self.buffered.load(Ordering::Acquire)
+    pub(crate) const fn buffers(&self) -> &Tally {
+        &self.buffers
     }
 
     /// Most bytes that blocks, indexes and filters take together.
     pub(crate) fn max_bytes(&self) -> u64 {
         self.budget.unwrap_or(0).max(self.pinned_max)
-    }
-
-    /// Begins to count a buffer, which is empty.
-    pub(crate) fn buffered(&self) -> Buffered {
-        Buffered { total: Arc::clone(&self.buffered), bytes: 0 }
     }
 
     /// Runs `open`, which takes a file descriptor. If the process has none left, closes tables and tries again.
@@ -285,24 +273,6 @@ impl Drop for OpenPlace {
     fn drop(&mut self) {
         self.cache.open.fetch_sub(1, Ordering::AcqRel);
         self.cache.pinned.fetch_sub(self.pinned(), Ordering::AcqRel);
-    }
-}
-
-impl Buffered {
-    /// The buffer has so many bytes now.
-    pub(crate) fn set(&mut self, bytes: u64) {
-        if bytes > self.bytes {
-            self.total.fetch_add(bytes - self.bytes, Ordering::AcqRel);
-        } else {
-            self.total.fetch_sub(self.bytes - bytes, Ordering::AcqRel);
-        }
-        self.bytes = bytes;
-    }
-}
-
-impl Drop for Buffered {
-    fn drop(&mut self) {
-        self.set(0);
     }
 }
 

@@ -19,7 +19,7 @@ use crate::format::frame::{BlockKind, TRAILER};
 use crate::format::index::LeafIndex;
 use crate::storage::open_table::OpenTable;
 use crate::storage::table::{Access, Extent, Table};
-use crate::storage::table_cache::Buffered;
+use crate::tally::Share;
 use crate::types::{Direction, KeyRange, SeqNo, ValueKind, u64_of, usize_of};
 use crate::version::SectionMeta;
 
@@ -463,7 +463,7 @@ struct BlockSource {
     ahead: usize,
     window: Option<Window>,
     /// Counts the window.
-    buffered: Buffered,
+    buffered: Share,
     /// What a blocked step waited for.
     awaited: Arc<Mutex<Option<Window>>>,
     /// The table, held open until the step is through.
@@ -478,7 +478,7 @@ impl BlockSource {
         let reads_ahead = direction == Direction::Forward;
         let ahead = if past_cache && reads_ahead { READ_AHEAD_MAX } else { 0 };
         Self {
-            buffered: table.cache().buffered(),
+            buffered: table.cache().buffers().share(0),
             table,
             access,
             fill_cache,
