@@ -443,74 +443,77 @@ mod tests {
         assert_eq!(u64_of(config.resources.block_cache_mib) << 20, block_cache_bytes(limit));
     }
 
+    type Spoil = fn(&mut ATLLConfig);
+
+    /// Each bad kind of value of each field.
+    const NONSENSE: &[(&str, Spoil)] = &[
+        ("data_dir", |c| c.data_dir = PathBuf::new()),
+        ("fanout", |c| c.fanout = 0),
+        ("fanout", |c| c.fanout = 1),
+        ("fanout", |c| c.fanout = usize::MAX),
+        ("max_levels", |c| c.max_levels = 0),
+        ("max_levels", |c| c.max_levels = 1),
+        ("max_levels", |c| c.max_levels = usize::MAX),
+        ("l1_slot_count", |c| c.l1_slot_count = 0),
+        ("l1_slot_count", |c| c.l1_slot_count = usize::MAX),
+        ("memtable.flush_trigger_bytes", |c| c.memtable.flush_trigger_bytes = 0),
+        ("memtable.flush_trigger_bytes", |c| c.memtable.flush_trigger_bytes = usize::MAX),
+        ("memtable.wal_age_trigger_sec", |c| c.memtable.wal_age_trigger_sec = 0),
+        ("memtable.wal_age_trigger_sec", |c| c.memtable.wal_age_trigger_sec = u64::MAX),
+        ("l0.max_files", |c| c.l0.max_files = 0),
+        ("l0.max_files", |c| c.l0.max_files = usize::MAX),
+        ("filters.bloom_bits_per_key", |c| c.filters.bloom_bits_per_key = usize::MAX),
+        ("durability", |c| c.durability = Durability::Batch(Duration::ZERO)),
+        ("durability", |c| c.durability = Durability::Batch(Duration::MAX)),
+        ("default_k.l1", |c| c.default_k.l1 = 0),
+        ("default_k.l1", |c| c.default_k.l1 = u8::MAX),
+        ("default_k.l2", |c| c.default_k.l2 = 0),
+        ("default_k.l2", |c| c.default_k.l2 = u8::MAX),
+        ("default_k.l3_plus", |c| c.default_k.l3_plus = 0),
+        ("default_k.l3_plus", |c| c.default_k.l3_plus = u8::MAX),
+        ("hot_k", |c| c.hot_k = 0),
+        ("hot_k", |c| c.hot_k = u8::MAX),
+        ("slot_byte_budget_fraction", |c| c.slot_byte_budget_fraction = f64::NAN),
+        ("slot_byte_budget_fraction", |c| c.slot_byte_budget_fraction = -0.1),
+        ("slot_byte_budget_fraction", |c| c.slot_byte_budget_fraction = f64::INFINITY),
+        ("heat_thresholds.hot", |c| c.heat_thresholds.hot = f64::NAN),
+        ("heat_thresholds.hot", |c| c.heat_thresholds.hot = 1.1),
+        ("heat_thresholds.cold", |c| c.heat_thresholds.cold = f64::NAN),
+        ("heat_thresholds.cold", |c| c.heat_thresholds.cold = -1.0),
+        ("heat_thresholds.cold", |c| c.heat_thresholds.cold = 0.9),
+        ("heat_thresholds.half_life_ops", |c| c.heat_thresholds.half_life_ops = 0),
+        ("tombstone.density_threshold", |c| c.tombstone.density_threshold = 0.0),
+        ("tombstone.density_threshold", |c| c.tombstone.density_threshold = f64::NAN),
+        ("tombstone.density_threshold", |c| c.tombstone.density_threshold = 1.5),
+        ("tombstone.ttl_default_sec", |c| c.tombstone.ttl_default_sec = Some(0)),
+        ("io.max_background_compactions", |c| c.io.max_background_compactions = 0),
+        ("io.max_background_compactions", |c| c.io.max_background_compactions = usize::MAX),
+        ("io.rate_limit_mb_s", |c| c.io.rate_limit_mb_s = Some(0)),
+        ("io.rate_limit_mb_s", |c| c.io.rate_limit_mb_s = Some(u64::MAX)),
+        ("block_size", |c| c.block_size = 0),
+        ("block_size", |c| c.block_size = usize::MAX),
+        ("restart_interval", |c| c.restart_interval = 0),
+        ("restart_interval", |c| c.restart_interval = usize::MAX),
+        ("resources.block_cache_mib", |c| c.resources.block_cache_mib = usize::MAX),
+        ("resources.memtables_mib", |c| c.resources.memtables_mib = 0),
+        ("resources.memtables_mib", |c| c.resources.memtables_mib = usize::MAX),
+        ("resources.memtables_mib", |c| {
+            c.memtable.flush_trigger_bytes = 64 << 20;
+            c.resources.memtables_mib = 127;
+        }),
+        ("resources.open_files", |c| c.resources.open_files = 0),
+        ("resources.open_files", |c| c.resources.open_files = usize::MAX),
+        ("wal.gc_interval_sec", |c| c.wal.gc_interval_sec = 0),
+        ("wal.gc_interval_sec", |c| c.wal.gc_interval_sec = u64::MAX),
+    ];
+
     #[test]
     fn nonsense_names_its_field() {
-        type Spoil = fn(&mut ATLLConfig);
-        let cases: &[(&str, Spoil)] = &[
-            ("data_dir", |c| c.data_dir = PathBuf::new()),
-            ("fanout", |c| c.fanout = 0),
-            ("fanout", |c| c.fanout = 1),
-            ("fanout", |c| c.fanout = usize::MAX),
-            ("max_levels", |c| c.max_levels = 0),
-            ("max_levels", |c| c.max_levels = 1),
-            ("max_levels", |c| c.max_levels = usize::MAX),
-            ("l1_slot_count", |c| c.l1_slot_count = 0),
-            ("l1_slot_count", |c| c.l1_slot_count = usize::MAX),
-            ("memtable.flush_trigger_bytes", |c| c.memtable.flush_trigger_bytes = 0),
-            ("memtable.flush_trigger_bytes", |c| c.memtable.flush_trigger_bytes = usize::MAX),
-            ("memtable.wal_age_trigger_sec", |c| c.memtable.wal_age_trigger_sec = 0),
-            ("memtable.wal_age_trigger_sec", |c| c.memtable.wal_age_trigger_sec = u64::MAX),
-            ("l0.max_files", |c| c.l0.max_files = 0),
-            ("l0.max_files", |c| c.l0.max_files = usize::MAX),
-            ("filters.bloom_bits_per_key", |c| c.filters.bloom_bits_per_key = usize::MAX),
-            ("durability", |c| c.durability = Durability::Batch(Duration::ZERO)),
-            ("durability", |c| c.durability = Durability::Batch(Duration::MAX)),
-            ("default_k.l1", |c| c.default_k.l1 = 0),
-            ("default_k.l1", |c| c.default_k.l1 = u8::MAX),
-            ("default_k.l2", |c| c.default_k.l2 = 0),
-            ("default_k.l2", |c| c.default_k.l2 = u8::MAX),
-            ("default_k.l3_plus", |c| c.default_k.l3_plus = 0),
-            ("default_k.l3_plus", |c| c.default_k.l3_plus = u8::MAX),
-            ("hot_k", |c| c.hot_k = 0),
-            ("hot_k", |c| c.hot_k = u8::MAX),
-            ("slot_byte_budget_fraction", |c| c.slot_byte_budget_fraction = f64::NAN),
-            ("slot_byte_budget_fraction", |c| c.slot_byte_budget_fraction = -0.1),
-            ("slot_byte_budget_fraction", |c| c.slot_byte_budget_fraction = f64::INFINITY),
-            ("heat_thresholds.hot", |c| c.heat_thresholds.hot = f64::NAN),
-            ("heat_thresholds.hot", |c| c.heat_thresholds.hot = 1.1),
-            ("heat_thresholds.cold", |c| c.heat_thresholds.cold = f64::NAN),
-            ("heat_thresholds.cold", |c| c.heat_thresholds.cold = -1.0),
-            ("heat_thresholds.cold", |c| c.heat_thresholds.cold = 0.9),
-            ("heat_thresholds.half_life_ops", |c| c.heat_thresholds.half_life_ops = 0),
-            ("tombstone.density_threshold", |c| c.tombstone.density_threshold = 0.0),
-            ("tombstone.density_threshold", |c| c.tombstone.density_threshold = f64::NAN),
-            ("tombstone.density_threshold", |c| c.tombstone.density_threshold = 1.5),
-            ("tombstone.ttl_default_sec", |c| c.tombstone.ttl_default_sec = Some(0)),
-            ("io.max_background_compactions", |c| c.io.max_background_compactions = 0),
-            ("io.max_background_compactions", |c| c.io.max_background_compactions = usize::MAX),
-            ("io.rate_limit_mb_s", |c| c.io.rate_limit_mb_s = Some(0)),
-            ("io.rate_limit_mb_s", |c| c.io.rate_limit_mb_s = Some(u64::MAX)),
-            ("block_size", |c| c.block_size = 0),
-            ("block_size", |c| c.block_size = usize::MAX),
-            ("restart_interval", |c| c.restart_interval = 0),
-            ("restart_interval", |c| c.restart_interval = usize::MAX),
-            ("resources.block_cache_mib", |c| c.resources.block_cache_mib = usize::MAX),
-            ("resources.memtables_mib", |c| c.resources.memtables_mib = 0),
-            ("resources.memtables_mib", |c| c.resources.memtables_mib = usize::MAX),
-            ("resources.memtables_mib", |c| {
-                c.memtable.flush_trigger_bytes = 64 << 20;
-                c.resources.memtables_mib = 127;
-            }),
-            ("resources.open_files", |c| c.resources.open_files = 0),
-            ("resources.open_files", |c| c.resources.open_files = usize::MAX),
-            ("wal.gc_interval_sec", |c| c.wal.gc_interval_sec = 0),
-            ("wal.gc_interval_sec", |c| c.wal.gc_interval_sec = u64::MAX),
-        ];
-        for (name, spoil) in cases {
+        for (name, spoil) in NONSENSE {
             let mut config = ATLLConfig::default();
             spoil(&mut config);
             match config.validate() {
-                Err(Error::Config { field, .. }) => assert_eq!(field, name),
+                Err(Error::Config { field, .. }) => assert_eq!(field, *name),
                 other => panic!("{name}: {other:?}"),
             }
         }
