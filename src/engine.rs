@@ -114,6 +114,11 @@ impl LsmEngine {
         })
     }
 
+    #[cfg(all(test, feature = "sim"))]
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.inner.shared
+    }
+
     /// Sets `key` to `value`. Neither is copied.
     ///
     /// # Errors

@@ -39,9 +39,12 @@ impl Actor for Compactor {
 
     async fn pre_start(
         &self,
-        _myself: ActorRef<Msg>,
+        myself: ActorRef<Msg>,
         (shared, level): Self::Arguments,
     ) -> Result<Self::State, ActorProcessingErr> {
+        if let Some(route) = shared.routes.compactors.get(level.index()) {
+            route.set(myself);
+        }
         // Plans that were lost with the one before have given their slots back: they are planned anew.
         shared.routes.scheduler.ring(scheduler::Msg::Wake);
         Ok((shared, level))

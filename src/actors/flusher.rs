@@ -50,6 +50,7 @@ impl Actor for Flusher {
         myself: ActorRef<Msg>,
         shared: Arc<Shared>,
     ) -> Result<State, ActorProcessingErr> {
+        shared.routes.flusher.set(myself.clone());
         myself.cast(Msg::Work)?;
         Ok(State { shared, retry: None })
     }
@@ -69,7 +70,10 @@ impl Actor for Flusher {
                 shared.health.works(Trouble::Flush);
                 shared.routes.memtable_owner.ring(memtable_owner::Msg::Look);
             }
-            Msg::Done(Err(Error::Closed)) => {} // cancelled: the engine goes down
+            // Cancelled, so the engine goes down. If flushes are allowed again by now, whoever asked for one while this still ran
+            // was turned away: nobody else would begin it.
+            Msg::Done(Err(Error::Closed)) if shared.cancel.check().is_ok() => start(shared),
+            Msg::Done(Err(Error::Closed)) => {}
             Msg::Done(Err(error)) => {
                 shared.health.failing(Trouble::Flush, &error, shared.now());
                 shared.flush_failed(error.clone());
@@ -144,4 +148,34 @@ async fn flush(shared: &Arc<Shared>, memtable: Arc<Memtable>) -> Result<()> {
     let node = shared.config.node_id;
     shared.store.emit(VizEvent::Flush { node, tables, bytes, last_seq });
     Ok(())
+}
+
+#[cfg(all(test, feature = "sim"))]
+mod tests {
+    use super::*;
+    use crate::config::ATLLConfig;
+    use crate::engine::LsmEngine;
+    use crate::env::sim::{SimFs, VirtualClock, sim_env};
+
+    /// A shutdown cancels flushes, and then wants one itself: it may come while a cancelled one has not ended.
+    #[tokio::test(start_paused = true)]
+    #[expect(clippy::unwrap_used, reason = "a test that cannot set up must stop")]
+    async fn who_asks_for_a_flush_while_a_cancelled_one_ends_gets_it() {
+        let env = sim_env(&SimFs::new(1), VirtualClock::default());
+        let engine = LsmEngine::open_in(ATLLConfig::default(), env).await.unwrap();
+        engine.put("key", "value").await.unwrap();
+        let shared = Arc::clone(engine.shared());
+        let cancelled = Flushing::begin(&shared);
+        assert!(cancelled.is_some(), "nothing else is flushed");
+        let flush = tokio::spawn(async move { engine.flush().await });
+        while shared.views.load().sealed.is_empty() {
+            tokio::task::yield_now().await;
+        }
+        // All messages are heard before a timer fires.
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        drop(cancelled);
+        shared.routes.flusher.ring(Msg::Done(Err(Error::Closed)));
+        let flushed = tokio::time::timeout(Duration::from_secs(60), flush).await;
+        assert!(flushed.unwrap().unwrap().is_ok());
+    }
 }

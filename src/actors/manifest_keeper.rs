@@ -59,6 +59,7 @@ impl Actor for ManifestKeeper {
         myself: ActorRef<Msg>,
         shared: Arc<Shared>,
     ) -> Result<Arc<Shared>, ActorProcessingErr> {
+        shared.routes.manifest_keeper.set(myself.clone());
         myself.cast(Msg::Sweep)?;
         Ok(shared)
     }

@@ -49,6 +49,7 @@ impl Actor for MemtableOwner {
         myself: ActorRef<Msg>,
         shared: Arc<Shared>,
     ) -> Result<State, ActorProcessingErr> {
+        shared.routes.memtable_owner.set(myself.clone());
         myself.cast(Msg::Look)?;
         let timer = send_after(shared.env(), tick(&shared), &myself, Msg::Tick);
         Ok(State { shared, aging: None, timer, retry: None })

@@ -251,7 +251,8 @@ async fn resume(state: &mut State, myself: &ActorRef<Msg>) {
     state.shared.refresh_pressure();
 }
 
-/// Starts a component and makes its address known.
+/// Starts a component. It makes its address known itself, before it hears anything: a bell that rang between its first look and
+/// that would be lost.
 async fn spawn(
     component: Component,
     shared: &Arc<Shared>,
@@ -259,26 +260,21 @@ async fn spawn(
 ) -> Result<Child, SpawnErr> {
     let supervisor = root.get_cell();
     let args = Arc::clone(shared);
-    let routes = &shared.routes;
     // Names are static to the process: two engines could not have the same ones, so nobody has one.
     macro_rules! spawn {
-        ($actor:expr, $args:expr, $route:expr) => {{
+        ($actor:expr, $args:expr) => {{
             let (actor, handle) = Actor::spawn_linked(None, $actor, $args, supervisor).await?;
-            let cell = actor.get_cell();
-            $route.set(actor);
-            Ok(Child { cell, handle })
+            Ok(Child { cell: actor.get_cell(), handle })
         }};
     }
     match component {
-        Component::WalWriter => spawn!(WalWriter, args, routes.wal_writer),
-        Component::MemtableOwner => spawn!(MemtableOwner, args, routes.memtable_owner),
-        Component::Flusher => spawn!(Flusher, args, routes.flusher),
-        Component::ManifestKeeper => spawn!(ManifestKeeper, args, routes.manifest_keeper),
-        Component::Compactor(level) => {
-            spawn!(Compactor, (args, level), routes.compactors[level.index()])
-        }
-        Component::Scheduler => spawn!(Scheduler, args, routes.scheduler),
-        Component::WalGc => spawn!(WalGc, args, routes.wal_gc),
+        Component::WalWriter => spawn!(WalWriter, args),
+        Component::MemtableOwner => spawn!(MemtableOwner, args),
+        Component::Flusher => spawn!(Flusher, args),
+        Component::ManifestKeeper => spawn!(ManifestKeeper, args),
+        Component::Compactor(level) => spawn!(Compactor, (args, level)),
+        Component::Scheduler => spawn!(Scheduler, args),
+        Component::WalGc => spawn!(WalGc, args),
     }
 }
 

@@ -75,6 +75,7 @@ impl Actor for Scheduler {
         myself: ActorRef<Msg>,
         shared: Arc<Shared>,
     ) -> Result<State, ActorProcessingErr> {
+        shared.routes.scheduler.set(myself.clone());
         myself.cast(Msg::Wake)?;
         let timer = send_after(shared.env(), TICK, &myself, Msg::Tick);
         let policy = Policy::new(&shared.config);
