@@ -44,7 +44,7 @@ use crate::env::Env;
 pub use crate::error::{Error, Result};
 use crate::observe::{BuildMetrics, Histogram, Meter, ReadMetrics};
 use crate::storage::{
-    Access, Fetch, OpenTables, Table, TableCache, TableCursor, TableOptions, TableWriter,
+    Access, Fetch, NO_TABLES, Table, TableCache, TableCursor, TableOptions, TableWriter,
 };
 use crate::types::{Direction, FileId, KeyRange, Level, SeqNo, ValueKind, hash_key, u64_of};
 use crate::version::TableMeta;
@@ -460,7 +460,7 @@ impl SSTableReader {
         let mut fetch = Fetch::new(Access::Try, true);
         let hash = hash_key(key);
         let found = loop {
-            match self.table.get(&OpenTables::NONE, (key, hash), SeqNo::MAX, &mut fetch) {
+            match self.table.get(&NO_TABLES, (key, hash), SeqNo::MAX, &mut fetch) {
                 Ok(found) => break found,
                 Err(Stop::Failed(error)) => return Err(error),
                 Err(Stop::Blocked(read)) => self.env.on_disk(read).await?,

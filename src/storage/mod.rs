@@ -15,6 +15,6 @@ pub(crate) mod table_writer;
 mod tests;
 
 pub(crate) use table::{Access, Fetch, Table};
-pub(crate) use table_cache::{OpenTables, TableCache};
+pub(crate) use table_cache::{NO_TABLES, OpenTables, TableCache};
 pub(crate) use table_cursor::TableCursor;
 pub(crate) use table_writer::{TableOptions, TableWriter, temp_path};

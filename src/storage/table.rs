@@ -302,22 +302,39 @@ impl Table {
             return Ok(None);
         }
         let wanted = Wanted { key, hash, snapshot, first };
+        let opened;
+        let open = match self.open_in(open) {
+            Some(open) if fetch.loaded.is_none() => {
+                open.mark();
+                open
+            }
+            Some(_) | None => {
+                opened = self.open_for(open, fetch)?;
+                &opened
+            }
+        };
+        self.get_open(open, wanted, fetch)
+    }
+
+    /// The open table of a lookup that was stopped before, or of one that finds it closed.
+    #[cold]
+    fn open_for(
+        self: &Arc<Self>,
+        open: &OpenTables,
+        fetch: &mut Fetch,
+    ) -> Result<Arc<OpenTable>, Stop> {
         if let Some(open) = fetch.table(self.meta.file) {
-            return self.get_open(&open, wanted, fetch);
+            return Ok(open);
         }
         if let Some(open) = self.open_in(open) {
             open.mark();
-            return self.get_open(open, wanted, fetch);
+            return Ok(Arc::clone(open));
         }
-        let open = match fetch.access {
-            Access::Wait => self.open_now()?,
-            Access::Try => {
-                let (file, loaded) =
-                    (self.meta.file, Arc::clone(fetch.loaded.get_or_insert_default()));
-                self.opened(Access::Try, move |open| locked(&loaded).table = Some((file, open)))?
-            }
-        };
-        self.get_open(&open, wanted, fetch)
+        if fetch.access == Access::Wait {
+            return Ok(self.open_now()?);
+        }
+        let (file, loaded) = (self.meta.file, Arc::clone(fetch.loaded.get_or_insert_default()));
+        self.opened(Access::Try, move |open| locked(&loaded).table = Some((file, open)))
     }
 
     #[inline]
@@ -538,6 +555,7 @@ impl Table {
     }
 
     /// Makes sure that a part of a section is in memory, and that a retry finds it there though the table is closed meanwhile.
+    #[cold]
     fn pin_for(
         self: &Arc<Self>,
         (open, index, part): (&Arc<OpenTable>, usize, Part),

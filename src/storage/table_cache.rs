@@ -58,10 +58,10 @@ pub(crate) struct OpenTables {
 /// Seat of a table that has none.
 pub(super) const NO_SEAT: usize = usize::MAX;
 
-impl OpenTables {
-    /// For tables that are never closed.
-    pub(crate) const NONE: Self = Self { seats: Vec::new() };
+/// For tables that are never closed.
+pub(crate) static NO_TABLES: OpenTables = OpenTables { seats: Vec::new() };
 
+impl OpenTables {
     /// What sits on a seat. It may be another table by now.
     #[inline]
     pub(super) fn seat(&self, seat: usize) -> Option<&Arc<OpenTable>> {

@@ -87,7 +87,7 @@ fn finish<T>(mut step: impl FnMut() -> Result<T, Stop>) -> Result<T> {
 fn get(table: &Arc<Table>, key: &[u8], snapshot: u64, access: Access) -> Result<Option<Found>> {
     let mut fetch = Fetch::new(access, true);
     let wanted = (key, hash_key(key));
-    finish(|| table.get(&OpenTables::NONE, wanted, SeqNo(snapshot), &mut fetch))
+    finish(|| table.get(&NO_TABLES, wanted, SeqNo(snapshot), &mut fetch))
 }
 
 fn row(cursor: &TableCursor) -> Option<Row> {
@@ -670,7 +670,7 @@ fn a_reader_keeps_a_table_usable_that_is_closed_meanwhile() {
     for _ in 0..20 {
         for ((table, fetch), found) in slow.iter().zip(&mut fetches).zip(&mut found) {
             let wanted = (&b"key_00000007"[..], hash_key(b"key_00000007"));
-            match table.get(&OpenTables::NONE, wanted, SeqNo::MAX, fetch) {
+            match table.get(&NO_TABLES, wanted, SeqNo::MAX, fetch) {
                 Ok(entry) => *found = entry.is_some(),
                 Err(Stop::Blocked(read)) => read().unwrap(),
                 Err(Stop::Failed(error)) => panic!("{error}"),
