@@ -106,8 +106,8 @@ impl Default for ATLLConfig {
 /// When a memtable is sealed and flushed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemtableConfig {
-    /// Size in bytes, keys, values and overhead together. Default: a quarter of the default of
-    /// [`ResourceConfig::memtables_mib`], so 64 MiB; at least 1 KiB.
+    /// Size in bytes, keys, values and overhead together. Default: 64 MiB, or a quarter of [`ResourceConfig::memtables_mib`], if
+    /// that is less; at least 1 KiB.
     pub flush_trigger_bytes: usize,
     /// Age in seconds, also while nothing is written. Default: 30; from 1 to a year.
     pub wal_age_trigger_sec: u64,
@@ -260,7 +260,8 @@ pub struct ResourceConfig {
     /// eighth of the memory that the machine has or its control group grants, if that is less.
     pub block_cache_mib: usize,
     /// All memtables and the writes that are queued for them, in MiB; writes are slowed before and wait at this size. Default: 256,
-    /// or a quarter of the memory that the machine has or its control group grants, if that is less.
+    /// or a quarter of the memory that the machine has or its control group grants, if that is less; but two memtables of
+    /// [`MemtableConfig::flush_trigger_bytes`] in any case. What is set must hold two of what is set there.
     pub memtables_mib: usize,
     /// Table files that are open at the same time; the least recently read are closed beyond it. Default: 1024; at least 1.
     pub open_files: usize,
@@ -376,14 +377,36 @@ impl ATLLConfig {
 
     fn validate_memory(&self) -> Result<()> {
         within("resources.memtables_mib", self.resources.memtables_mib, 1, 1 << 20)?;
-        let two = u64_of(self.memtable.flush_trigger_bytes).saturating_mul(2);
-        let budget = u64_of(self.resources.memtables_mib) << 20;
+        let settled = self.clone().settled();
+        let two = two_memtables(settled.memtable.flush_trigger_bytes);
         check(
             "resources.memtables_mib",
-            budget >= two,
-            "must hold two memtables of memtable.flush_trigger_bytes: one is written, one flushed",
+            settled.resources.memtables_mib >= two,
+            &format!(
+                "must be at least {two}, two memtables of memtable.flush_trigger_bytes, one written and one flushed; \
+                 or set that lower"
+            ),
         )
     }
+
+    /// The configuration with defaults that fit what is set: of the memory of memtables and their size, the one that was left at
+    /// its default gives way.
+    pub(crate) fn settled(mut self) -> Self {
+        let (memory, size) = (ResourceConfig::default(), MemtableConfig::default());
+        let set = (self.resources.memtables_mib, self.memtable.flush_trigger_bytes);
+        if set.0 == memory.memtables_mib {
+            self.resources.memtables_mib = set.0.max(two_memtables(set.1));
+        } else if set.1 == size.flush_trigger_bytes {
+            let quarter = u64_of(set.0).saturating_mul(1 << 20) / 4;
+            self.memtable.flush_trigger_bytes = set.1.min(usize_of(quarter));
+        }
+        self
+    }
+}
+
+/// MiB that two memtables of `bytes` take.
+fn two_memtables(bytes: usize) -> usize {
+    bytes.saturating_mul(2).div_ceil(1 << 20)
 }
 
 fn check(field: &'static str, fine: bool, problem: &str) -> Result<()> {
@@ -416,7 +439,8 @@ mod tests {
     fn defaults_are_those_of_the_readme() {
         let config = ATLLConfig::default();
         assert_eq!((config.fanout, config.max_levels, config.l1_slot_count), (10, 7, 32));
-        assert_eq!(config.memtable.flush_trigger_bytes, 64 << 20);
+        let quarter = config.resources.memtables_mib << 18;
+        assert_eq!(config.memtable.flush_trigger_bytes, quarter.min(64 << 20));
         assert_eq!(config.memtable.wal_age_trigger_sec, 30);
         assert_eq!((config.l0.max_files, config.filters.bloom_bits_per_key), (12, 10));
         config.validate().expect("defaults make sense");
@@ -441,6 +465,25 @@ mod tests {
         let limit = memory_limit();
         assert_eq!(u64_of(config.resources.memtables_mib) << 20, memtable_bytes(limit));
         assert_eq!(u64_of(config.resources.block_cache_mib) << 20, block_cache_bytes(limit));
+    }
+
+    #[test]
+    fn a_default_gives_way_to_what_is_set() {
+        let config = ATLLConfig::default();
+        assert_eq!(config.clone().settled(), config, "defaults fit each other");
+        let all = config.resources.memtables_mib;
+        let mut large = config.clone();
+        large.memtable.flush_trigger_bytes = (all << 20) + 1;
+        large.validate().expect("the memory was not set");
+        assert_eq!(large.settled().resources.memtables_mib, 2 * all + 1);
+        let mut little = config;
+        little.resources.memtables_mib = 1;
+        little.validate().expect("the size was not set");
+        assert_eq!(little.clone().settled().memtable.flush_trigger_bytes, 1 << 18);
+        little.memtable.flush_trigger_bytes = 1 << 20;
+        let problem = little.validate().expect_err("both are set").to_string();
+        assert!(problem.contains("memtable.flush_trigger_bytes"), "{problem}");
+        assert!(problem.contains("memtables_mib") && problem.contains("at least 2"), "{problem}");
     }
 
     type Spoil = fn(&mut ATLLConfig);
@@ -498,8 +541,8 @@ mod tests {
         ("resources.memtables_mib", |c| c.resources.memtables_mib = 0),
         ("resources.memtables_mib", |c| c.resources.memtables_mib = usize::MAX),
         ("resources.memtables_mib", |c| {
-            c.memtable.flush_trigger_bytes = 64 << 20;
-            c.resources.memtables_mib = 127;
+            c.memtable.flush_trigger_bytes = 100 << 20;
+            c.resources.memtables_mib = 199;
         }),
         ("resources.open_files", |c| c.resources.open_files = 0),
         ("resources.open_files", |c| c.resources.open_files = usize::MAX),
