@@ -97,6 +97,7 @@ impl LsmEngine {
     /// As for [`open`](Self::open).
     pub async fn open_in(config: ATLLConfig, env: Env) -> Result<Self> {
         config.validate()?;
+        let config = config.settled();
         let recovered = open_files(&env, &config).await?;
         let recovery = recovered.report.clone();
         let shared = build(config, recovered);
@@ -112,11 +113,6 @@ impl LsmEngine {
                 ending: tokio::sync::Mutex::new(Some(Ending { root, answer: None, result: None })),
             }),
         })
-    }
-
-    #[cfg(all(test, feature = "sim"))]
-    pub(crate) fn shared(&self) -> &Arc<Shared> {
-        &self.inner.shared
     }
 
     /// Sets `key` to `value`. Neither is copied.
@@ -657,5 +653,29 @@ mod tests {
             assert_send(&engine.snapshot().get(b"k"));
         }
         let _: fn(&LsmEngine) = check;
+    }
+
+    /// A shutdown cancels flushes, and then wants one itself: it may come while a cancelled one has not ended.
+    #[cfg(feature = "sim")]
+    #[tokio::test(start_paused = true)]
+    #[expect(clippy::unwrap_used, reason = "a test that cannot set up must stop")]
+    async fn who_asks_for_a_flush_while_a_cancelled_one_ends_gets_it() {
+        use crate::actors::flusher;
+        use crate::env::sim::{SimFs, VirtualClock, sim_env};
+        let env = sim_env(&SimFs::new(1), VirtualClock::default());
+        let engine = LsmEngine::open_in(ATLLConfig::default(), env).await.unwrap();
+        engine.put("key", "value").await.unwrap();
+        let shared = Arc::clone(&engine.inner.shared);
+        assert!(!shared.flushing.swap(true, Ordering::AcqRel), "nothing else is flushed");
+        let flush = tokio::spawn(async move { engine.flush().await });
+        while shared.views.load().sealed.is_empty() {
+            tokio::task::yield_now().await;
+        }
+        // All messages are heard before a timer fires.
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        shared.flushing.store(false, Ordering::Release);
+        shared.routes.flusher.ring(flusher::Msg::Done(Err(Error::Closed)));
+        let flushed = tokio::time::timeout(Duration::from_secs(60), flush).await;
+        assert!(flushed.unwrap().unwrap().is_ok());
     }
 }

@@ -366,6 +366,63 @@ fn keys_and_values_at_their_limits_come_back() {
     });
 }
 
+/// Every task writes its key, reads it back, and scans the keys around it, all at the same time.
+async fn ten_thousand_tasks(engine: LsmEngine) {
+    const TASKS: usize = 10_000;
+    let tasks: Vec<_> = (0..TASKS)
+        .map(|n| {
+            let engine = engine.clone();
+            tokio::spawn(async move {
+                engine.put(key(n), n.to_string()).await.unwrap();
+                assert_eq!(engine.get(key(n).as_bytes()).await.unwrap().unwrap(), n.to_string());
+                let around = key(n.saturating_sub(3))..key(n + 4);
+                let found = engine.scan(around).next_chunk(usize::MAX).await.unwrap();
+                for (name, value) in &found {
+                    let number: usize = std::str::from_utf8(value).unwrap().parse().unwrap();
+                    assert_eq!(*name, key(number));
+                }
+                assert!(found.iter().any(|(name, _)| *name == key(n)), "its own write");
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
+    let pair = |n: usize| (Bytes::from(key(n)), Bytes::from(n.to_string()));
+    let expected: Vec<_> = (0..TASKS).map(pair).collect();
+    for _ in 0..2 {
+        let all = engine.scan(..).next_chunk(usize::MAX).await.unwrap();
+        assert!(all == expected, "{} keys", all.len());
+        engine.flush().await.unwrap();
+    }
+    assert!(engine.stats().flushes > 0, "{}", engine.stats());
+    engine.shutdown().await.unwrap();
+    assert_eq!(engine.memory().queued_writes, 0);
+}
+
+/// Small memtables, so that flushes and compactions run beside the tasks.
+fn small_memtables() -> ATLLConfig {
+    let mut config = world::config();
+    config.memtable.flush_trigger_bytes = 32 << 10;
+    config.resources.memtables_mib = 1;
+    config
+}
+
+#[test]
+fn ten_thousand_tasks_on_one_thread_get_exact_answers() {
+    in_paused_time(async {
+        let engine = open(&SimFs::new(1), small_memtables()).await.unwrap();
+        ten_thousand_tasks(engine).await;
+    });
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn ten_thousand_tasks_on_many_threads_get_exact_answers() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = ATLLConfig { data_dir: dir.path().to_owned(), ..small_memtables() };
+    ten_thousand_tasks(LsmEngine::open(config).await.unwrap()).await;
+}
+
 /// A number that is zero, small, around a power of two, or as large as there are.
 fn wild() -> impl Strategy<Value = u64> {
     prop_oneof![

@@ -149,33 +149,3 @@ async fn flush(shared: &Arc<Shared>, memtable: Arc<Memtable>) -> Result<()> {
     shared.store.emit(VizEvent::Flush { node, tables, bytes, last_seq });
     Ok(())
 }
-
-#[cfg(all(test, feature = "sim"))]
-mod tests {
-    use super::*;
-    use crate::config::ATLLConfig;
-    use crate::engine::LsmEngine;
-    use crate::env::sim::{SimFs, VirtualClock, sim_env};
-
-    /// A shutdown cancels flushes, and then wants one itself: it may come while a cancelled one has not ended.
-    #[tokio::test(start_paused = true)]
-    #[expect(clippy::unwrap_used, reason = "a test that cannot set up must stop")]
-    async fn who_asks_for_a_flush_while_a_cancelled_one_ends_gets_it() {
-        let env = sim_env(&SimFs::new(1), VirtualClock::default());
-        let engine = LsmEngine::open_in(ATLLConfig::default(), env).await.unwrap();
-        engine.put("key", "value").await.unwrap();
-        let shared = Arc::clone(engine.shared());
-        let cancelled = Flushing::begin(&shared);
-        assert!(cancelled.is_some(), "nothing else is flushed");
-        let flush = tokio::spawn(async move { engine.flush().await });
-        while shared.views.load().sealed.is_empty() {
-            tokio::task::yield_now().await;
-        }
-        // All messages are heard before a timer fires.
-        tokio::time::sleep(Duration::from_millis(1)).await;
-        drop(cancelled);
-        shared.routes.flusher.ring(Msg::Done(Err(Error::Closed)));
-        let flushed = tokio::time::timeout(Duration::from_secs(60), flush).await;
-        assert!(flushed.unwrap().unwrap().is_ok());
-    }
-}

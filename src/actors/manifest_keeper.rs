@@ -106,7 +106,9 @@ async fn install(shared: &Arc<Shared>, change: Change, flushed: Option<Flushed>)
     })?;
     debug_assert_eq!(next.check(), Ok(()), "every edit keeps the invariants");
     let events = edit.ops.clone();
-    write(shared, version, edit).await?;
+    // Back in its place only with what it holds published: a keeper that dies before leaves none, and the next begins a new one.
+    let log = write(shared, version, edit).await?;
+    *shared.manifest() = Some(log);
     let added = publish(shared, Arc::new(next));
     let store = Arc::clone(&shared.store);
     let opening = move || {
@@ -127,11 +129,16 @@ fn floor_after(view: &crate::view::View, segment: FileId) -> FileId {
 }
 
 /// Makes the edit durable: in the open manifest, or in a new one if that fails or has grown too large.
-async fn write(shared: &Arc<Shared>, version: Arc<Version>, edit: VersionEdit) -> Result<()> {
+async fn write(
+    shared: &Arc<Shared>,
+    version: Arc<Version>,
+    edit: VersionEdit,
+) -> Result<ManifestLog> {
     let job = Arc::clone(shared);
     let written = move || {
         let shared = job;
-        // Not put back until it is known what is in it.
+        // One at a time, also if the keeper that began this dies meanwhile.
+        let _writing = shared.writing_manifest();
         let log = shared.manifest().take();
         let mut log = match log {
             Some(log) if !log.wants_roll() => log,
@@ -142,8 +149,7 @@ async fn write(shared: &Arc<Shared>, version: Arc<Version>, edit: VersionEdit) -
             log = begin(&shared, &version)?;
             log.append(&edit)?;
         }
-        *shared.manifest() = Some(log);
-        Ok(())
+        Ok(log)
     };
     shared.env().on_disk(written).await
 }

@@ -126,6 +126,7 @@ impl Actor for Root {
             Msg::Abandon => {
                 state.shared.cancel.cancel();
                 stop_children(state).await;
+                let_go(&state.shared).await;
                 myself.stop(None);
             }
             #[cfg(feature = "chaos")]
@@ -280,7 +281,7 @@ async fn spawn(
 
 type Step = Pin<Box<dyn Future<Output = Result<()>> + Send>>;
 
-/// Refuse writes, stop compactions, sync the log, flush, record the last version, stop the components.
+/// Refuse writes, stop compactions, sync the log, flush, stop the components, record the last version.
 ///
 /// Every step is tried even if one before it failed; the first failure is reported.
 async fn shutdown(state: &mut State, myself: &ActorRef<Msg>) -> Result<()> {
@@ -298,11 +299,8 @@ async fn shutdown(state: &mut State, myself: &ActorRef<Msg>) -> Result<()> {
     shared.jobs_ended().await;
     // Whoever was given up gets a last chance: what is in memory is worth it.
     shared.health.resumed();
-    let steps: [fn(Arc<Shared>) -> Step; 3] = [
-        |shared| Box::pin(sync_log(shared)),
-        |shared| Box::pin(flush_all(shared)),
-        |shared| Box::pin(record_version(shared)),
-    ];
+    let steps: [fn(Arc<Shared>) -> Step; 2] =
+        [|shared| Box::pin(sync_log(shared)), |shared| Box::pin(flush_all(shared))];
     let mut result = Ok(());
     for step in steps {
         let done = against_deaths(state, myself, step).await;
@@ -311,7 +309,10 @@ async fn shutdown(state: &mut State, myself: &ActorRef<Msg>) -> Result<()> {
         }
     }
     stop_children(state).await;
-    result
+    // Nobody is left who could change the version, or die: this is done once and to its end.
+    let recorded = record_version(Arc::clone(&shared)).await;
+    let_go(&shared).await;
+    result.and(recorded)
 }
 
 /// Brings `step` to its end; components that die meanwhile, or are dead already, are started again, within reason.
@@ -382,6 +383,7 @@ async fn flush_all(shared: Arc<Shared>) -> Result<()> {
 async fn record_version(shared: Arc<Shared>) -> Result<()> {
     let job = Arc::clone(&shared);
     let record = move || {
+        let _writing = job.writing_manifest();
         let view = job.views.load_full();
         drop(job.manifest().take());
         let mut latest = Version::clone(view.version());
@@ -422,6 +424,19 @@ async fn stop_children(state: &mut State) {
     }
     state.shared.routes.root.clear();
     state.shared.jobs_ended().await;
-    state.shared.unlock();
-    state.shared.notify();
+}
+
+/// Lets others open the directory.
+async fn let_go(shared: &Arc<Shared>) {
+    let job = Arc::clone(shared);
+    let unlock = move || {
+        // A manifest keeper that died may have left a job behind.
+        let _writing = job.writing_manifest();
+        job.unlock();
+        Ok(())
+    };
+    if shared.env().on_disk(unlock).await.is_err() {
+        shared.unlock(); // the runtime ends, and its jobs with it
+    }
+    shared.notify();
 }

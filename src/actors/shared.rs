@@ -51,6 +51,8 @@ pub(crate) struct Shared {
     pub(crate) busy: Arc<BusyBoard>,
     /// The manifest; taken out while it is written, and not put back if what it holds is unknown: a new one is begun then.
     pub(crate) manifest: Mutex<Option<ManifestLog>>,
+    /// Held by the one job that writes a manifest: two would delete each other's files.
+    writing_manifest: Mutex<()>,
     /// Tables that no version names, until their last reader is gone.
     pub(crate) garbage: Mutex<Vec<Garbage>>,
     /// Flushed memtables, until their last reader is gone: to free one takes long, so nobody does it in passing.
@@ -130,6 +132,7 @@ impl Shared {
             health: HealthBoard::new(),
             busy: BusyBoard::new(on_free),
             manifest: Mutex::new(Some(manifest)),
+            writing_manifest: Mutex::default(),
             garbage: Mutex::default(),
             retired: Mutex::default(),
             sweeping: AtomicBool::new(false),
@@ -359,6 +362,11 @@ impl Shared {
         failures.1 = Some(error);
         drop(failures);
         self.notify();
+    }
+
+    /// Waits until no other job writes a manifest. Blocks.
+    pub(crate) fn writing_manifest(&self) -> MutexGuard<'_, ()> {
+        self.writing_manifest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn manifest(&self) -> MutexGuard<'_, Option<ManifestLog>> {
