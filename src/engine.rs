@@ -658,7 +658,6 @@ mod tests {
     /// A shutdown cancels flushes, and then wants one itself: it may come while a cancelled one has not ended.
     #[cfg(feature = "sim")]
     #[tokio::test(start_paused = true)]
-    #[expect(clippy::unwrap_used, reason = "a test that cannot set up must stop")]
     async fn who_asks_for_a_flush_while_a_cancelled_one_ends_gets_it() {
         use crate::actors::flusher;
         use crate::env::sim::{SimFs, VirtualClock, sim_env};
