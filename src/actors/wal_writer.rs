@@ -55,6 +55,7 @@ impl Actor for WalWriter {
         myself: ActorRef<Msg>,
         shared: Arc<Shared>,
     ) -> Result<State, ActorProcessingErr> {
+        shared.routes.wal_writer.set(myself.clone());
         // Bells of the one before may be lost: look.
         myself.cast(Msg::Wake)?;
         // So may a sync that was due, or had begun.
