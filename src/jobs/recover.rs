@@ -214,6 +214,8 @@ struct LogReplay<'a> {
     layout: &'a Layout,
     config: &'a ATLLConfig,
     floor: FileId,
+    /// Every segment from the floor on of which there is a file, begun or not.
+    present: BTreeSet<FileId>,
     /// SeqNo that comes next.
     expected: SeqNo,
     /// Oldest first.
@@ -229,6 +231,7 @@ impl<'a> LogReplay<'a> {
             layout,
             config,
             floor: version.log_floor,
+            present: BTreeSet::new(),
             expected: version.last_seq.plus(1),
             memtables: Vec::new(),
             replayed: Vec::new(),
@@ -248,7 +251,11 @@ impl<'a> LogReplay<'a> {
             }
             // Segments between the two were begun and given up: the log does not go through them.
             drop(begun.split_off(&FileId(before.segment.0 + 1)));
-            if before.durable > 0 && !begun.contains_key(&before.segment) {
+            let on_disk = before.durable > 0 && !begun.contains_key(&before.segment);
+            // The name of a segment is durable before it is begun, and goes only once a durable record of the manifest has
+            // raised the floor above it: if the floor is not above it, that record is lost.
+            let collected = begun.is_empty() && !self.present.contains(&before.segment);
+            if on_disk || collected {
                 let path = self.layout.wal(before.segment);
                 let missing = Error::corrupt(&path, 0, "a log segment that a later one follows");
                 self.judge_loss(missing, true, &mut chain, report)?;
@@ -262,12 +269,13 @@ impl<'a> LogReplay<'a> {
     }
 
     /// Opens every segment that was begun and may still matter.
-    fn open_segments(&self) -> Result<BTreeMap<FileId, Link>> {
+    fn open_segments(&mut self) -> Result<BTreeMap<FileId, Link>> {
         let mut begun = BTreeMap::new();
         for file in self.layout.list(&*self.env.fs, FileKind::Wal)? {
             let Some(id) = file.id.filter(|id| *id >= self.floor && !file.temporary) else {
                 continue;
             };
+            self.present.insert(id);
             let mut reader = SegmentReader::open(&*self.env.fs, file.path, id)?;
             match reader.opening()? {
                 Opening::Begun(header) => drop(begun.insert(id, Link { header, reader })),
