@@ -207,12 +207,19 @@ pub struct IoConfig {
     pub max_background_compactions: usize,
     /// Megabytes per second that compactions may write. Default: none, no limit.
     pub rate_limit_mb_s: Option<u64>,
+    /// Time within which every table is read once to look for damage, a little at a time, and later while compactions are
+    /// behind. Default: none, only what is asked for is read.
+    pub scrub_interval: Option<Duration>,
 }
 
 impl Default for IoConfig {
     fn default() -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { max_background_compactions: (cores / 2).clamp(1, 4), rate_limit_mb_s: None }
+        Self {
+            max_background_compactions: (cores / 2).clamp(1, 4),
+            rate_limit_mb_s: None,
+            scrub_interval: None,
+        }
     }
 }
 
@@ -341,7 +348,9 @@ impl ATLLConfig {
         check("tombstone.ttl_default_sec", ttl, "must be above 0, or None")?;
         within("io.max_background_compactions", self.io.max_background_compactions, 1, 64)?;
         let rate = self.io.rate_limit_mb_s != Some(0);
-        check("io.rate_limit_mb_s", rate, "must be above 0, or None")
+        check("io.rate_limit_mb_s", rate, "must be above 0, or None")?;
+        let scrub = self.io.scrub_interval != Some(Duration::ZERO);
+        check("io.scrub_interval", scrub, "must be above 0, or None")
     }
 
     fn validate_memory(&self) -> Result<()> {
@@ -395,12 +404,13 @@ mod tests {
     #[test]
     fn nonsense_names_its_field() {
         type Spoil = fn(&mut ATLLConfig);
-        let cases: [(&str, Spoil); 6] = [
+        let cases: [(&str, Spoil); 7] = [
             ("fanout", |c| c.fanout = 1),
             ("data_dir", |c| c.data_dir = PathBuf::new()),
             ("durability", |c| c.durability = Durability::Batch(Duration::ZERO)),
             ("heat_thresholds.cold", |c| c.heat_thresholds.cold = 0.9),
             ("slot_byte_budget_fraction", |c| c.slot_byte_budget_fraction = f64::NAN),
+            ("io.scrub_interval", |c| c.io.scrub_interval = Some(Duration::ZERO)),
             ("resources.memtables_mib", |c| c.resources.memtables_mib = 64),
         ];
         for (name, spoil) in cases {

@@ -20,11 +20,13 @@ use crate::env::Env;
 use crate::error::{Error, Result};
 use crate::jobs::checkpoint::write_checkpoint;
 use crate::jobs::recover::{Recovered, RecoveryReport, recover};
+use crate::jobs::verify::VerifyReport;
 use crate::memtable::Memtable;
 use crate::observe::Meter;
 use crate::scan::{RangeIter, Scan};
 use crate::snapshots::Pin;
 use crate::stats::{LevelStats, Pressure, Stats};
+use crate::storage::TableCheck;
 use crate::storage::layout::Layout;
 use crate::types::{KeyRange, SeqNo, u64_of};
 use crate::view::{Lookup, Tree, View, Views};
@@ -299,12 +301,21 @@ impl LsmEngine {
     /// Makes everything acknowledged so far durable. Returns the last write that is.
     ///
     /// # Errors
-    /// [`Error::Io`] if the disk refused; the log is repaired, and the same call may succeed later.
+    /// [`Error::Io`] if the disk refused; the log is repaired, and the same call may succeed later. [`Error::Unavailable`] if the
+    /// engine is read-only.
     pub async fn sync(&self) -> Result<SeqNo> {
         self.inner.open()?;
         let (reply, answer) = oneshot::channel();
-        self.inner.shared.routes.wal_writer.ring(wal_writer::Msg::Sync(Some(reply)));
-        answer.await.unwrap_or(Err(Error::Interrupted { component: "wal writer" }))
+        let shared = &self.inner.shared;
+        shared.routes.wal_writer.ring(wal_writer::Msg::Sync(Some(reply)));
+        match answer.await {
+            Ok(synced) => synced,
+            // Nobody is there to sync, or died over it.
+            Err(_gone) => Err(shared
+                .commits
+                .refusal()
+                .unwrap_or(Error::Interrupted { component: "wal writer" })),
+        }
     }
 
     /// The last write known to be on disk, in the log or in a table.
@@ -327,6 +338,33 @@ impl LsmEngine {
         let layout = Layout::new(dir.into());
         let job = move || write_checkpoint(&store, &tree.version, &layout);
         self.inner.shared.env().on_disk(job).await
+    }
+
+    /// Reads all of every table of this moment from the disk and checks it: checksums, order, bounds, counts, filters, and that
+    /// the manifest says the same. It goes on behind damage, and puts damaged tables into [`Health::damaged`]; those that turn
+    /// out to be sound leave it.
+    ///
+    /// Cost: reads every table once, a few megabytes at a time, past the block cache. May be dropped at any time.
+    ///
+    /// # Errors
+    /// [`Error::Io`] and [`Error::Closed`]. Damage is no error: it stands in the report.
+    pub async fn verify(&self) -> Result<VerifyReport> {
+        let shared = &self.inner.shared;
+        // The tree pins its tables: none is deleted before it is read.
+        let tree = Arc::clone(&shared.views.load().tree);
+        let mut report = VerifyReport::default();
+        for meta in tree.version.tables.values() {
+            let path = shared.store.layout().table(meta.file);
+            let mut check = TableCheck::new(&shared.env().fs, &path, meta);
+            let mut more = true;
+            while more {
+                self.inner.open()?;
+                (check, more) = shared.env().on_disk(move || stepped(check)).await?;
+            }
+            shared.quarantine.settle(&check);
+            report.add(check.done());
+        }
+        Ok(report)
     }
 
     /// What the engine has done since it was opened, and what it holds now.
@@ -426,14 +464,23 @@ impl Inner {
         };
         loop {
             match step {
-                Stop::Failed(error) => return Err(error),
-                Stop::Blocked(read) => shared.env().on_disk(read).await?,
+                Stop::Failed(error) => return Err(self.noted(error)),
+                Stop::Blocked(read) => {
+                    let read = shared.env().on_disk(read).await;
+                    read.map_err(|error| self.noted(error))?;
+                }
             }
             match lookup.run(&view) {
                 Ok(found) => return Ok(self.read(found, &lookup, start)),
                 Err(stop) => step = stop,
             }
         }
+    }
+
+    /// The error of a read, after its table is put into quarantine if it is damaged.
+    fn noted(&self, error: Error) -> Error {
+        self.shared.quarantine.note(&error);
+        error
     }
 
     /// What a reader gets of what was found. `start`: when the read began, if it is measured.
@@ -487,7 +534,7 @@ impl Inner {
     fn scan_at(&self, range: KeyRange, pin: Option<Arc<Pin>>) -> Scan {
         let view = self.shared.views.load_full();
         let snapshot = pin.as_ref().map_or_else(|| self.shared.commits.visible(), |pin| pin.seq());
-        Scan::new(self.shared.env().clone(), view, snapshot, pin, range)
+        Scan::new(Arc::clone(&self.shared.quarantine), view, snapshot, pin, range)
     }
 
     fn stats(&self) -> Stats {
@@ -571,6 +618,11 @@ impl Snapshot {
     }
 }
 
+fn stepped(mut check: TableCheck) -> Result<(TableCheck, bool)> {
+    let more = check.step()?;
+    Ok((check, more))
+}
+
 /// Takes the directory and brings the data back. Waits a moment for an engine that was just dropped to let go of the lock.
 async fn open_files(env: &Env, config: &ATLLConfig) -> Result<Recovered> {
     const TRIES: u32 = 50;
@@ -632,6 +684,7 @@ mod tests {
             assert_send(&engine.compact_range(.., CompactionMode::Full));
             assert_send(&engine.wait_idle());
             assert_send(&engine.sync());
+            assert_send(&engine.verify());
             assert_send(&engine.checkpoint("x"));
             assert_send(&engine.shutdown());
             assert_send(&engine.snapshot().get(b"k"));

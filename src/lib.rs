@@ -24,6 +24,8 @@ mod storage;
 
 mod view;
 
+mod quarantine;
+
 mod commit;
 mod jobs;
 mod scan;
@@ -42,6 +44,11 @@ pub use config::*;
 pub use engine::{CompactionMode, LsmEngine, Snapshot};
 pub use error::{Action, Error, Result};
 pub use jobs::recover::RecoveryReport;
+pub use jobs::repair::{RepairReport, Salvaged, diagnose, repair};
+pub use jobs::salvage::Lost;
+pub use jobs::verify::{VerifyReport, verify};
+pub use quarantine::DamagedTable;
 pub use scan::{RangeIter, Scan};
 pub use stats::{LevelStats, Pressure, Stats};
+pub use storage::Damaged;
 pub use types::{Direction, FileId, KeyRange, Level, SeqNo, SlotId, ValueKind};

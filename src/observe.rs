@@ -127,6 +127,17 @@ pub enum VizEvent {
         /// Heat now, 0..=1.
         heat: f32,
     },
+    /// A table was found damaged. Told once for each table.
+    Damage {
+        /// Node of the engine.
+        node: u32,
+        /// The table.
+        table: FileId,
+        /// Where the damaged piece begins, in bytes.
+        offset: u64,
+        /// What should have been there.
+        expected: &'static str,
+    },
     /// A component died and was started again.
     Restart {
         /// Node of the engine.
@@ -247,6 +258,7 @@ pub(crate) struct ReadMetrics {
     pub(crate) block_reads: C,
     pub(crate) cache_hits: C,
     pub(crate) cache_misses: C,
+    pub(crate) damaged_tables: C,
 }
 
 impl ReadMetrics {
@@ -262,6 +274,7 @@ impl ReadMetrics {
             block_reads: meter.counter("sstable_block_reads", &[]),
             cache_hits: meter.counter("sstable_block_cache_hits", &[]),
             cache_misses: meter.counter("sstable_block_cache_misses", &[]),
+            damaged_tables: meter.counter("sstable_damaged_total", &[]),
         })
     }
 }
@@ -283,6 +296,8 @@ pub(crate) struct EngineMetrics {
     pub(crate) pressure_percent: G,
     pub(crate) write_stall_ms: H,
     pub(crate) restarts: C,
+    pub(crate) scrub_bytes: C,
+    pub(crate) scrub_damages: C,
 }
 
 impl EngineMetrics {
@@ -303,6 +318,8 @@ impl EngineMetrics {
             pressure_percent: meter.gauge("pressure_percent", &[]),
             write_stall_ms: meter.histo("write_stall_ms", LATENCY_MS, &[]),
             restarts: meter.counter("component_restarts_total", &[]),
+            scrub_bytes: meter.counter("scrub_bytes_total", &[]),
+            scrub_damages: meter.counter("scrub_damages_total", &[]),
         }
     }
 }

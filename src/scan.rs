@@ -12,9 +12,9 @@ use bytes::Bytes;
 use futures_core::Stream;
 
 use crate::cursor::Stop;
-use crate::env::Env;
 use crate::error::Result;
 use crate::merge::{Merge, Visible};
+use crate::quarantine::Quarantine;
 use crate::snapshots;
 use crate::types::{Direction, KeyRange, SeqNo};
 use crate::view::{Source, View};
@@ -28,7 +28,7 @@ const TURN: u32 = 16;
 /// [`next`](Self::next), [`next_chunk`](Self::next_chunk), or use it as a [`Stream`]. It holds the files that it reads:
 /// drop it when you are done.
 pub struct Scan {
-    env: Env,
+    quarantine: Arc<Quarantine>,
     view: Arc<View>,
     snapshot: SeqNo,
     /// Keeps the snapshot alive, if the scan is of one.
@@ -56,14 +56,14 @@ enum Target {
 
 impl Scan {
     pub(crate) fn new(
-        env: Env,
+        quarantine: Arc<Quarantine>,
         view: Arc<View>,
         snapshot: SeqNo,
         pin: Option<Arc<snapshots::Pin>>,
         range: KeyRange,
     ) -> Self {
         Self {
-            env,
+            quarantine,
             view,
             snapshot,
             _pin: pin,
@@ -159,13 +159,19 @@ impl Scan {
             if let Some(reading) = &mut self.reading {
                 let read = ready!(reading.as_mut().poll(cx));
                 self.reading = None;
-                read?;
+                if let Err(error) = read {
+                    self.quarantine.note(&error);
+                    return Poll::Ready(Err(error));
+                }
             }
             match self.step() {
                 Ok(entry) => return Poll::Ready(Ok(entry)),
-                Err(Stop::Failed(error)) => return Poll::Ready(Err(error)),
+                Err(Stop::Failed(error)) => {
+                    self.quarantine.note(&error);
+                    return Poll::Ready(Err(error));
+                }
                 Err(Stop::Blocked(read)) => {
-                    let env = self.env.clone();
+                    let env = self.quarantine.env().clone();
                     self.reading = Some(Box::pin(async move { env.on_disk(read).await }));
                 }
             }
@@ -178,7 +184,12 @@ impl Scan {
         }
         let walk = self.walk.get_or_insert_with(|| {
             let cursor = self.view.cursor(&self.range, self.direction);
-            Visible::new(cursor, self.direction, self.snapshot, self.env.clock.wall_ms())
+            Visible::new(
+                cursor,
+                self.direction,
+                self.snapshot,
+                self.quarantine.env().clock.wall_ms(),
+            )
         });
         match &self.target {
             None => {}

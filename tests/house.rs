@@ -14,6 +14,7 @@ const FLOORS: &[&[&str]] = &[
     &["merge", "concat", "policy"],
     &["storage"],
     &["view"],
+    &["quarantine"],
     &["commit", "jobs", "scan", "stats"],
     &["actors"],
     &["engine", "sstable"],

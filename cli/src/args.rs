@@ -15,7 +15,7 @@ use crate::failure::Failure;
 #[command(
     name = "nori",
     version,
-    after_help = "Exit codes: 0 done, 1 the key is not there, 2 an error."
+    after_help = "Exit codes: 0 done, 1 the key is not there or something is damaged, 2 an error."
 )]
 pub(crate) struct Cli {
     #[command(subcommand)]
@@ -37,6 +37,10 @@ pub(crate) enum Command {
     Scan(Scan),
     /// Show what a database holds.
     Stats(Stats),
+    /// Read all of a database that nobody has open, and list what is damaged; changes nothing.
+    Verify(Verify),
+    /// Make a damaged database open again, with all that can be read of it; deletes nothing.
+    Repair(Repair),
     /// Measure a mix of reads and writes; every value that is read is verified.
     Bench(Bench),
 }
@@ -132,6 +136,25 @@ pub(crate) struct Stats {
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// Arguments of `nori verify`.
+#[derive(Debug, Args)]
+pub(crate) struct Verify {
+    /// Directory of the database.
+    #[arg(long, default_value = "data")]
+    pub(crate) dir: PathBuf,
+}
+
+/// Arguments of `nori repair`.
+#[derive(Debug, Args)]
+pub(crate) struct Repair {
+    /// Directory of the database.
+    #[arg(long, default_value = "data")]
+    pub(crate) dir: PathBuf,
+    /// Say what would be done, and change nothing.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
 }
 
 /// Arguments of `nori bench`.

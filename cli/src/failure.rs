@@ -54,7 +54,7 @@ fn advice(error: &Error) -> &'static str {
         Action::Retry => "nothing was done: try again",
         Action::CheckThenRetry => "it may have been done: look before you try again",
         Action::Reopen => "start the command again",
-        Action::Restore => "restore the database from a copy",
+        Action::Restore => "restore the database from a copy, or see `nori repair --dry-run`",
         Action::Fix => "change what it names, then try again",
     }
 }

@@ -9,6 +9,7 @@ mod load;
 mod query;
 mod records;
 mod table;
+mod upkeep;
 mod workload;
 
 use std::process::ExitCode;
@@ -24,13 +25,15 @@ enum Outcome {
     Done,
     /// The key is not there.
     Missing,
+    /// Something is not as it was written.
+    Damaged,
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     match run(cli.command) {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
-        Ok(Outcome::Missing) => ExitCode::from(1),
+        Ok(Outcome::Missing | Outcome::Damaged) => ExitCode::from(1),
         Err(failure) => {
             eprintln!("nori: {failure}");
             ExitCode::from(2)
@@ -55,6 +58,8 @@ fn run(command: Command) -> Result<Outcome, Failure> {
             Command::Delete(delete) => query::delete(delete).await,
             Command::Scan(scan) => query::scan(scan).await,
             Command::Stats(stats) => query::stats(stats).await,
+            Command::Verify(verify) => upkeep::verify(verify).await,
+            Command::Repair(repair) => upkeep::repair(repair).await,
             Command::Bench(bench) => bench::bench(bench).await,
         }
     })

@@ -132,7 +132,7 @@ async fn open_existing(dir: &Path) -> Result<LsmEngine, Failure> {
 }
 
 /// Whether the reader of standard output is still there.
-fn printed(result: io::Result<()>) -> Result<bool, Failure> {
+pub(crate) fn printed(result: io::Result<()>) -> Result<bool, Failure> {
     match result {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),

@@ -274,3 +274,64 @@ fn acknowledged(path: &Path) -> u32 {
     let complete = text.rsplit_once('\n').map_or("", |(complete, _)| complete);
     complete.rsplit('\n').next().and_then(|line| line.parse().ok()).unwrap_or(0)
 }
+
+/// Files below a directory with their content, but for the lock.
+fn contents(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(contents(&path));
+        } else {
+            found.insert(path.clone(), fs::read(&path).unwrap());
+        }
+    }
+    found
+}
+
+/// Flips a bit of the table of a database, and returns the file.
+fn damage_a_table(home: &Home, at: usize) -> PathBuf {
+    let table = fs::read_dir(home.db().join("sst")).unwrap().next().unwrap().unwrap().path();
+    let mut bytes = fs::read(&table).unwrap();
+    bytes[at] ^= 1;
+    fs::write(&table, bytes).unwrap();
+    table
+}
+
+#[test]
+fn verify_changes_nothing_and_names_every_damage() {
+    let home = Home::new();
+    let (code, said) = refused(&home.run(["verify", "--dir", "db"]));
+    assert!(code == 2 && !home.db().exists(), "{said}");
+    home.load("in.tsv", b"a\t1\nb\t2\n", &[]);
+    let before = contents(&home.db());
+    let report = succeeded(home.run(["verify", "--dir", "db"]));
+    assert!(report.contains("2 entries") && report.contains("sound"), "{report}");
+    assert_eq!(contents(&home.db()), before);
+    let table = damage_a_table(&home, 3);
+    let before = contents(&home.db());
+    let output = home.run(["verify", "--dir", "db"]);
+    assert_eq!(output.status.code(), Some(1));
+    let report = String::from_utf8(output.stdout).unwrap();
+    let name = table.file_name().unwrap().to_str().unwrap();
+    assert!(report.contains(name) && report.contains("at byte 0"), "{report}");
+    assert_eq!(contents(&home.db()), before);
+}
+
+#[test]
+fn repair_says_what_it_would_do_and_then_does_it() {
+    let home = Home::new();
+    home.load("in.tsv", b"a\t1\nb\t2\n", &[]);
+    assert!(succeeded(home.run(["repair", "--dir", "db"])).contains("nothing to repair"));
+    let table = damage_a_table(&home, 3);
+    let before = contents(&home.db());
+    let output = home.run(["repair", "--dir", "db", "--dry-run"]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert_eq!(contents(&home.db()), before);
+    let report = succeeded(home.run(["repair", "--dir", "db"]));
+    let name = table.file_name().unwrap().to_str().unwrap();
+    assert!(report.contains(name) && report.contains("repaired-1"), "{report}");
+    assert_eq!(fs::read(home.db().join("repaired-1").join(name)).unwrap(), before[&table]);
+    succeeded(home.run(["verify", "--dir", "db"]));
+    assert_eq!(home.scan(&[]), b"", "its only block is lost");
+}

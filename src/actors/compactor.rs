@@ -78,6 +78,7 @@ fn start(shared: &Arc<Shared>, myself: ActorRef<Msg>, plan: Plan, lease: WorkLea
                 done
             }
             Err(Error::Closed) => Done::Failed, // cancelled: the engine goes down
+            Err(error) if shared.quarantine.note(&error) => Done::Failed, // left alone from now on
             Err(error) => {
                 tracing::warn!(%error, action = plan.action.name(), "a plan failed");
                 shared.health.failing(Trouble::Compaction, &error, shared.now());

@@ -244,6 +244,7 @@ fn publish(shared: &Arc<Shared>, version: Arc<Version>) -> Vec<Arc<Table>> {
     let before = Arc::clone(&shared.views.load().tree);
     let tree = Arc::new(Tree::new(version, Some(&before), &shared.store));
     shared.views.update(|view| view.with_tree(Arc::clone(&tree)));
+    shared.quarantine.refresh();
     let mut garbage = shared.garbage();
     let dead = before.tables().iter().filter(|(id, _)| !tree.tables().contains_key(id));
     garbage.extend(dead.map(|(id, table)| Garbage {

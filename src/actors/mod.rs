@@ -8,6 +8,7 @@
 //!      ─ Compactor(level) runs the plans for the slots of its level
 //!      ─ Scheduler        heat, K, guards, bandit: version and load ▶ plans
 //!      ─ WalGc            deletes log segments below the floor
+//!      ─ Scrubber         reads every table once in a while and looks for damage
 //! ```
 //!
 //! Every message is a bell: what is to be done stands in [`Shared`](shared::Shared), in the View or on disk, so a lost mailbox
@@ -24,6 +25,7 @@ pub(crate) mod memtable_owner;
 pub(crate) mod root;
 mod routes;
 pub(crate) mod scheduler;
+mod scrubber;
 pub(crate) mod shared;
 mod timer;
 mod wal_gc;

@@ -22,6 +22,7 @@ use super::manifest_keeper::{self, ManifestKeeper};
 use super::memtable_owner::MemtableOwner;
 use super::routes::Component;
 use super::scheduler::{self, Scheduler};
+use super::scrubber::Scrubber;
 use super::shared::Shared;
 use super::timer::{Timer, send_after};
 use super::wal_gc::WalGc;
@@ -285,6 +286,7 @@ async fn spawn(
         }
         Component::Scheduler => spawn!(Scheduler, args, routes.scheduler),
         Component::WalGc => spawn!(WalGc, args, routes.wal_gc),
+        Component::Scrubber => spawn!(Scrubber, args, routes.scrubber),
     }
 }
 

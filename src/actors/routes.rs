@@ -7,7 +7,8 @@ use ractor::{ActorRef, Message};
 use serde::Serialize;
 
 use super::{
-    compactor, flusher, manifest_keeper, memtable_owner, root, scheduler, wal_gc, wal_writer,
+    compactor, flusher, manifest_keeper, memtable_owner, root, scheduler, scrubber, wal_gc,
+    wal_writer,
 };
 use crate::types::Level;
 
@@ -29,6 +30,8 @@ pub enum Component {
     Scheduler,
     /// Deletes dead log segments.
     WalGc,
+    /// Looks for damaged tables.
+    Scrubber,
 }
 
 impl Component {
@@ -43,6 +46,7 @@ impl Component {
             Self::Compactor(_) => "compactor",
             Self::Scheduler => "scheduler",
             Self::WalGc => "wal gc",
+            Self::Scrubber => "scrubber",
         }
     }
 
@@ -50,7 +54,7 @@ impl Component {
     pub(crate) const fn is_vital(self) -> bool {
         match self {
             Self::WalWriter | Self::MemtableOwner | Self::Flusher | Self::ManifestKeeper => true,
-            Self::Compactor(_) | Self::Scheduler | Self::WalGc => false,
+            Self::Compactor(_) | Self::Scheduler | Self::WalGc | Self::Scrubber => false,
         }
     }
 
@@ -59,7 +63,11 @@ impl Component {
         let compactors =
             (0..levels).map(|level| Self::Compactor(Level(u8::try_from(level).unwrap_or(u8::MAX))));
         let first = [Self::ManifestKeeper, Self::WalWriter, Self::MemtableOwner, Self::Flusher];
-        first.into_iter().chain(compactors).chain([Self::Scheduler, Self::WalGc]).collect()
+        first
+            .into_iter()
+            .chain(compactors)
+            .chain([Self::Scheduler, Self::WalGc, Self::Scrubber])
+            .collect()
     }
 }
 
@@ -136,6 +144,7 @@ pub(crate) struct Routes {
     pub(crate) compactors: Vec<Route<compactor::Msg>>,
     pub(crate) scheduler: Route<scheduler::Msg>,
     pub(crate) wal_gc: Route<wal_gc::Msg>,
+    pub(crate) scrubber: Route<scrubber::Msg>,
 }
 
 impl Routes {
@@ -158,6 +167,7 @@ impl Routes {
             }
             Component::Scheduler => self.scheduler.clear(),
             Component::WalGc => self.wal_gc.clear(),
+            Component::Scrubber => self.scrubber.clear(),
         }
     }
 }

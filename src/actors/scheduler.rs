@@ -20,6 +20,7 @@ use super::timer::{Timer, send_after};
 use crate::error::Result;
 use crate::observe::VizEvent;
 use crate::policy::{BacklogLoad, Busy, Done, FullCompaction, Load, Outcome, Plan, Policy};
+use crate::quarantine::Quarantine;
 use crate::types::{KeyRange, SeqNo, SlotId, u64_of};
 use crate::version::{EditOp, Version};
 
@@ -179,6 +180,7 @@ fn learn(state: &mut State, outcome: &Outcome) {
 
 /// Shows the load of this moment to `look`.
 fn with_load<T>(shared: &Shared, look: impl FnOnce(&Load<'_>) -> T) -> T {
+    let damaged = shared.quarantine.files();
     let view = shared.views.load_full();
     let env = shared.env();
     look(&Load {
@@ -189,6 +191,7 @@ fn with_load<T>(shared: &Shared, look: impl FnOnce(&Load<'_>) -> T) -> T {
             memtable_bytes: u64_of(view.memtable_bytes()),
             oldest_snapshot: shared.live_snapshots().first().copied().unwrap_or(SeqNo::MAX),
         },
+        damaged: &damaged,
         now: env.clock.now(),
         wall_s: env.clock.wall_ms() / 1000,
     })
@@ -200,9 +203,9 @@ fn plan(state: &mut State) {
     let generation = shared.generation.load(Ordering::Acquire);
     let busy = shared.busy.list();
     let mut plans = with_load(&shared, |load| {
-        let debt = state.policy.debt(load.version);
+        let debt = state.policy.debt(load.version, load.damaged);
         shared.debt.store(debt, Ordering::Relaxed);
-        let demanded = demanded(&mut state.demands, load, &busy);
+        let demanded = demanded(&mut state.demands, load, &busy, &shared.quarantine);
         let mut taken = busy.clone();
         taken.extend(demanded.iter().map(|plan| Busy::of(plan, load.version)));
         let mut plans = demanded;
@@ -225,16 +228,28 @@ fn plan(state: &mut State) {
 }
 
 /// Plans of compactions on demand; those that have none left are answered.
-fn demanded(demands: &mut Vec<Demand>, load: &Load<'_>, busy: &[Busy]) -> Vec<Plan> {
+///
+/// What needs no damaged table is done first; a demand that is left with nothing else gets the damage for an answer.
+fn demanded(
+    demands: &mut Vec<Demand>,
+    load: &Load<'_>,
+    busy: &[Busy],
+    quarantine: &Quarantine,
+) -> Vec<Plan> {
     let mut plans = Vec::new();
     let mut taken = busy.to_vec();
     for demand in std::mem::take(demands) {
-        let next = demand.work.next(load.version, &taken);
+        let wanted = demand.work.next(load.version, &taken);
         let blocked = !taken.is_empty();
-        if demand.failures >= PATIENCE {
+        let is_stuck = |plan: &Plan| plan.reads(load.version).any(|t| load.damaged.contains(&t));
+        let (stuck, next): (Vec<_>, Vec<_>) = wanted.into_iter().partition(is_stuck);
+        let damage = quarantine.first_of(stuck.iter().flat_map(|plan| plan.reads(load.version)));
+        if let Some(damage) = damage.filter(|_| next.is_empty() && !blocked) {
+            drop(demand.reply.send(Err(damage.error())));
+        } else if demand.failures >= PATIENCE {
             let error = crate::Error::Interrupted { component: "compaction" };
             drop(demand.reply.send(Err(error)));
-        } else if next.is_empty() && !blocked {
+        } else if stuck.is_empty() && next.is_empty() && !blocked {
             drop(demand.reply.send(Ok(())));
         } else {
             taken.extend(next.iter().map(|plan| Busy::of(plan, load.version)));

@@ -12,6 +12,7 @@ use super::busy::BusyBoard;
 use super::health::{HealthBoard, HealthState};
 use super::manifest_keeper::Desk;
 use super::routes::Routes;
+use super::scrubber::Scrub;
 use super::{manifest_keeper, memtable_owner, scheduler, wal_writer};
 use crate::commit::{Commits, Gate, Valve};
 use crate::config::ATLLConfig;
@@ -21,6 +22,7 @@ use crate::jobs::Cancel;
 use crate::memtable::Memtable;
 use crate::observe::EngineMetrics;
 use crate::policy::pressure::{Admitted, Backlog, admitted, pressure};
+use crate::quarantine::Quarantine;
 use crate::snapshots::Snapshots;
 use crate::stats::{Pressure, Totals};
 use crate::storage::manifest::ManifestLog;
@@ -47,7 +49,9 @@ pub(crate) struct Shared {
     pub(crate) routes: Arc<Routes>,
     pub(crate) metrics: EngineMetrics,
     pub(crate) totals: Totals,
-    pub(crate) health: HealthBoard,
+    pub(crate) health: Arc<HealthBoard>,
+    /// Tables that compactions leave alone.
+    pub(crate) quarantine: Arc<Quarantine>,
     pub(crate) busy: Arc<BusyBoard>,
     pub(crate) desk: Desk,
     /// Tables of edits that failed: the manifest may name them all the same, until the next edit decides.
@@ -76,6 +80,8 @@ pub(crate) struct Shared {
     /// When a sync is due for writes with [`Durability::Batch`](crate::Durability::Batch), in microseconds of the monotonic
     /// clock; `u64::MAX`: none is.
     pub(crate) sync_due: AtomicU64,
+    /// How far the scrubber has come.
+    pub(crate) scrub: Mutex<Scrub>,
     pub(crate) pressure: watch::Sender<Pressure>,
     #[cfg(feature = "chaos")]
     pub(crate) chaos: super::chaos::Strikes,
@@ -116,6 +122,14 @@ impl Shared {
             bell.scheduler.ring(scheduler::Msg::Wake);
             told.notify_waiters();
         };
+        let health = Arc::new(HealthBoard::new());
+        let (board, bell) = (Arc::clone(&health), Arc::clone(&routes));
+        let on_change = move |damaged| {
+            board.damaged(damaged);
+            bell.scheduler.ring(scheduler::Msg::Wake);
+        };
+        let quarantine =
+            Quarantine::new(Arc::clone(&store), Arc::clone(&views), config.node_id, on_change);
         Arc::new(Self {
             metrics: EngineMetrics::new(&*store.env().meter),
             config,
@@ -126,7 +140,8 @@ impl Shared {
             snapshots: Snapshots::default(),
             routes,
             totals: Totals::default(),
-            health: HealthBoard::new(),
+            health,
+            quarantine,
             busy: BusyBoard::new(on_free),
             desk: Desk::new(manifest),
             unnamed: Mutex::default(),
@@ -142,6 +157,7 @@ impl Shared {
             flushing: AtomicBool::new(false),
             flush_failures: Mutex::default(),
             sync_due: AtomicU64::new(u64::MAX),
+            scrub: Mutex::default(),
             pressure: watch::Sender::new(Pressure { value: 0.0, cause: "nothing" }),
             #[cfg(feature = "chaos")]
             chaos: super::chaos::Strikes::default(),

@@ -29,6 +29,11 @@ pub(crate) enum BlockKind {
 }
 
 impl BlockKind {
+    fn of(code: u8) -> Option<Self> {
+        let all = [Self::Data, Self::Leaf, Self::Filter, Self::Top, Self::Props];
+        all.into_iter().find(|kind| kind.code() == code)
+    }
+
     const fn code(self) -> u8 {
         match self {
             Self::Data => 0,
@@ -104,6 +109,30 @@ pub(crate) fn open(bytes: &[u8], kind: BlockKind, place: Place) -> Result<Frame<
         return Err(damaged("a block of possible size"));
     }
     Ok(Frame { packed, codec, raw_len })
+}
+
+/// The block that begins at the front of `bytes`, of whatever kind and length: its kind and its length with the trailer.
+///
+/// For files whose index is lost. Cost: one look at each byte, one checksum at each that could be the start of a trailer.
+pub(crate) fn find(bytes: &[u8], place: Place) -> Option<(BlockKind, usize)> {
+    let ends = trailers(bytes);
+    let mut whole = ends.filter_map(|(kind, end)| Some((kind, end, bytes.get(..end)?)));
+    whole
+        .find(|(kind, _, block)| open(block, *kind, place).is_ok())
+        .map(|(kind, end, _)| (kind, end))
+}
+
+/// Where a trailer could end, by its look, and what its block would be.
+pub(crate) fn trailers(bytes: &[u8]) -> impl Iterator<Item = (BlockKind, usize)> + '_ {
+    bytes.windows(TRAILER).enumerate().filter_map(|(at, trailer)| {
+        let (head, _) = trailer.split_first_chunk::<8>()?;
+        let &[a, b, c, d, codec, kind, 0, 0] = head else { return None };
+        let codec = compress::codec_of(codec)?;
+        let raw_len = usize_of(u64::from(u32::from_le_bytes([a, b, c, d])));
+        let fits =
+            raw_len > 0 && raw_len <= MAX_PAYLOAD && (codec != Compression::None || raw_len <= at);
+        Some((BlockKind::of(kind)?, at + TRAILER)).filter(|_| fits)
+    })
 }
 
 fn checksum(crc: u32, place: Place) -> u32 {

@@ -1,11 +1,14 @@
-//! Pieces of work from start to end: recovery, flush, compaction, checkpoint. They block, know no actor, and answer with values.
+//! Pieces of work from start to end: recovery, flush, compaction, checkpoint, verification, repair. They block, know no actor, and answer with values.
 
 pub(crate) mod checkpoint;
 pub(crate) mod compact;
 pub(crate) mod flush;
 pub(crate) mod output;
 pub(crate) mod recover;
+pub(crate) mod repair;
 pub(crate) mod retain;
+pub(crate) mod salvage;
+pub(crate) mod verify;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

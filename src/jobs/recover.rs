@@ -118,7 +118,7 @@ pub(crate) fn recover(env: &Env, config: &ATLLConfig) -> Result<Recovered> {
     };
     report.tables = version.tables.len();
     check_tables(env, &layout, &version)?;
-    let mut log = LogReplay::new(env, &layout, config, &version);
+    let mut log = LogReplay::new(env, &layout, config, (&version, Purpose::Open));
     let previous = log.replay(&mut report)?;
     report.last_seq = SeqNo(log.expected.0.saturating_sub(1));
     let (memtables, replayed) = (log.memtables, log.replayed);
@@ -141,7 +141,7 @@ pub(crate) fn recover(env: &Env, config: &ATLLConfig) -> Result<Recovered> {
     Ok(Recovered { lock, store, version, manifest, memtables, segment, report })
 }
 
-fn take_lock(env: &Env, layout: &Layout) -> Result<Box<dyn Any + Send + Sync>> {
+pub(crate) fn take_lock(env: &Env, layout: &Layout) -> Result<Box<dyn Any + Send + Sync>> {
     let path = layout.lock();
     match env.fs.lock(&path) {
         Err(error) if error.kind() == ErrorKind::WouldBlock => {
@@ -209,29 +209,48 @@ struct Link {
     reader: SegmentReader,
 }
 
-struct LogReplay<'a> {
+/// What a log is replayed for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// To go on from there: what was found is final.
+    Open,
+    /// To know what is in it: no byte is changed.
+    Look,
+}
+
+pub(crate) struct LogReplay<'a> {
     env: &'a Env,
     layout: &'a Layout,
     config: &'a ATLLConfig,
+    purpose: Purpose,
     floor: FileId,
     /// Every segment from the floor on of which there is a file, begun or not.
     present: BTreeSet<FileId>,
-    /// SeqNo that comes next.
-    expected: SeqNo,
+    /// Segments from this one on are left out.
+    pub(crate) ceiling: FileId,
+    /// SeqNo that comes next; [`SeqNo::MAX`]: whatever comes first.
+    pub(crate) expected: SeqNo,
     /// Oldest first.
-    memtables: Vec<Arc<Memtable>>,
+    pub(crate) memtables: Vec<Arc<Memtable>>,
     /// Every segment that is a link of the log, oldest first.
     replayed: Vec<FileId>,
 }
 
 impl<'a> LogReplay<'a> {
-    fn new(env: &'a Env, layout: &'a Layout, config: &'a ATLLConfig, version: &Version) -> Self {
+    pub(crate) fn new(
+        env: &'a Env,
+        layout: &'a Layout,
+        config: &'a ATLLConfig,
+        (version, purpose): (&Version, Purpose),
+    ) -> Self {
         Self {
+            purpose,
             env,
             layout,
             config,
             floor: version.log_floor,
             present: BTreeSet::new(),
+            ceiling: FileId(u64::MAX),
             expected: version.last_seq.plus(1),
             memtables: Vec::new(),
             replayed: Vec::new(),
@@ -239,7 +258,7 @@ impl<'a> LogReplay<'a> {
     }
 
     /// Replays the log. Returns what the next segment has to say about its end.
-    fn replay(&mut self, report: &mut RecoveryReport) -> Result<Previous> {
+    pub(crate) fn replay(&mut self, report: &mut RecoveryReport) -> Result<Previous> {
         let mut begun = self.open_segments()?;
         let mut chain = Vec::new();
         let mut dropped = Vec::new();
@@ -253,8 +272,10 @@ impl<'a> LogReplay<'a> {
             drop(begun.split_off(&FileId(before.segment.0 + 1)));
             let on_disk = before.durable > 0 && !begun.contains_key(&before.segment);
             // The name of a segment is durable before it is begun, and goes only once a durable record of the manifest has
-            // raised the floor above it: if the floor is not above it, that record is lost.
-            let collected = begun.is_empty() && !self.present.contains(&before.segment);
+            // raised the floor above it: if the floor is not above it, that record is lost. Unless there is no manifest to ask.
+            let collected = self.expected != SeqNo::MAX
+                && begun.is_empty()
+                && !self.present.contains(&before.segment);
             if on_disk || collected {
                 let path = self.layout.wal(before.segment);
                 let missing = Error::corrupt(&path, 0, "a log segment that a later one follows");
@@ -272,7 +293,9 @@ impl<'a> LogReplay<'a> {
     fn open_segments(&mut self) -> Result<BTreeMap<FileId, Link>> {
         let mut begun = BTreeMap::new();
         for file in self.layout.list(&*self.env.fs, FileKind::Wal)? {
-            let Some(id) = file.id.filter(|id| *id >= self.floor && !file.temporary) else {
+            let Some(id) =
+                file.id.filter(|id| *id >= self.floor && *id < self.ceiling && !file.temporary)
+            else {
                 continue;
             };
             self.present.insert(id);
@@ -377,6 +400,9 @@ impl<'a> LogReplay<'a> {
         let segment = link.header.segment;
         let memtable = Memtable::new(segment, self.config.memtable.flush_trigger_bytes);
         let scan = link.reader.scan(limit, |frame| {
+            if self.expected == SeqNo::MAX {
+                self.expected = frame.base_seq;
+            }
             let follows = frame.base_seq <= self.expected;
             if follows {
                 report.groups += 1;
@@ -386,12 +412,15 @@ impl<'a> LogReplay<'a> {
         })?;
         report.segments += 1;
         self.replayed.push(segment);
-        // Also one that holds no write: the next segment names it, and takes it for durable.
-        let path = link.reader.path();
-        self.env.fs.sync_file(path).at("sync", path)?;
         if !memtable.is_empty() {
             self.memtables.push(Arc::new(memtable));
         }
+        if self.purpose == Purpose::Look {
+            return Ok(scan);
+        }
+        // Also one that holds no write: the next segment names it, and takes it for durable.
+        let path = link.reader.path();
+        self.env.fs.sync_file(path).at("sync", path)?;
         let node = self.config.node_id;
         self.env.meter.emit(VizEvent::Wal { node, segment, kind: WalKind::Replayed });
         Ok(scan)

@@ -4,10 +4,10 @@ use bytes::Bytes;
 
 use super::bandit::Kind;
 use super::shape::{self, Measured};
-use super::{Lane, Load, Plan, PlanAction, Policy, fanout};
+use super::{Lane, Load, Plan, PlanAction, Policy, fanout, readable};
 use crate::policy::bandit::Temperature;
 use crate::types::{KeyRange, Level, SeqNo, SlotId, u64_of};
-use crate::version::{BaseCheck, Run, RunId, Version};
+use crate::version::{BaseCheck, Run, RunId, Slot, Version};
 
 /// Longest time that a benefit is counted for, in seconds.
 const HORIZON_S: f64 = 30.0;
@@ -44,7 +44,12 @@ impl Site<'_> {
     }
 
     fn is_full(&self) -> bool {
-        self.sized.slot.runs.len() >= fanout::hard_cap(self.k)
+        self.readable() >= fanout::hard_cap(self.k)
+    }
+
+    /// Runs in front of the first that cannot be read.
+    fn readable(&self) -> usize {
+        readable(&self.sized.slot.runs, self.load.damaged)
     }
 }
 
@@ -97,7 +102,7 @@ impl Policy {
             return None;
         }
         let below = Level::L0.below();
-        if !self.has_room(load.version, below, run) {
+        if !self.has_room(load, below, run) {
             return None;
         }
         Some(Plan {
@@ -115,19 +120,25 @@ impl Policy {
     }
 
     /// Whether no slot of `level` that a run reaches is full.
-    fn has_room(&self, version: &Version, level: Level, run: &Run) -> bool {
-        version.cut_run(run, level).iter().all(|(start, _)| {
+    fn has_room(&self, load: &Load<'_>, level: Level, run: &Run) -> bool {
+        load.version.cut_run(run, level).iter().all(|(start, _)| {
             let id = SlotId { level, start: start.clone() };
-            version.slot(&id).is_some_and(|(_, slot)| {
-                slot.runs.len() < fanout::hard_cap(self.k_of(level, slot.k))
-            })
+            load.version.slot(&id).is_some_and(|(_, slot)| !self.slot_is_full(load, level, slot))
         })
+    }
+
+    /// Whether a slot takes no run before some are merged. Those that cannot be are not waited for.
+    fn slot_is_full(&self, load: &Load<'_>, level: Level, slot: &Slot) -> bool {
+        readable(&slot.runs, load.damaged) >= fanout::hard_cap(self.k_of(level, slot.k))
     }
 
     /// The one piece of work that moves bytes which a slot needs most.
     fn heavy(&self, site: &Site<'_>) -> Option<Draft> {
         if site.sized.slot.runs.is_empty() {
             return None;
+        }
+        if site.readable() < site.sized.slot.runs.len() {
+            return self.merge_above_damage(site);
         }
         self.promotion(site)
             .or_else(|| self.due_merge(site))
@@ -158,9 +169,7 @@ impl Policy {
             return None;
         }
         let children = site.load.version.level(below)?.overlapping(&site.range);
-        let full = children
-            .into_iter()
-            .any(|(_, slot)| slot.runs.len() >= fanout::hard_cap(self.k_of(below, slot.k)));
+        let full = children.into_iter().any(|(_, slot)| self.slot_is_full(site.load, below, slot));
         if full {
             return None;
         }
@@ -195,6 +204,18 @@ impl Policy {
         let count = fanout::due_merge(runs, k);
         let mut draft = merge(site, count, Kind::Merge);
         draft.urgency = u64_of(runs.len() - k) as f64 / f64::from(site.k);
+        draft.lane = if site.is_full() { Lane::Mandatory } else { Lane::Chosen };
+        Some(draft)
+    }
+
+    /// A slot of which some run cannot be read stays where it is; what piles up on that run is merged.
+    fn merge_above_damage(&self, site: &Site<'_>) -> Option<Draft> {
+        let count = site.readable();
+        if count <= usize::from(site.k).max(1) {
+            return None;
+        }
+        let mut draft = merge(site, count, Kind::Merge);
+        draft.urgency = 1.0;
         draft.lane = if site.is_full() { Lane::Mandatory } else { Lane::Chosen };
         Some(draft)
     }
@@ -265,6 +286,9 @@ impl Policy {
             return None;
         }
         let large = shape.sums.bytes as f64 > 2.0 * target;
+        if large && site.readable() < site.sized.slot.runs.len() {
+            return None; // its middle cannot be looked up
+        }
         let at = if large { None } else { Some(self.hot_half(site, target)?) };
         let mut draft = Draft::new(PlanAction::Split { at }, Kind::Guard, 0);
         draft.lane = Lane::Metadata;

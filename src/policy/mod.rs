@@ -21,7 +21,7 @@ mod shape;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ pub(crate) use full::FullCompaction;
 pub(crate) use heat::{SAMPLING, SlotCounters, counters_for};
 
 use crate::config::ATLLConfig;
-use crate::types::{KeyRange, Level, SeqNo, SlotId};
+use crate::types::{FileId, KeyRange, Level, SeqNo, SlotId};
 use crate::version::{EditOp, Run, RunId, Version};
 use bandit::{Bandit, Kind, Temperature};
 use fanout::{Bounds, Costs, Rates, SlotModel};
@@ -78,6 +78,30 @@ pub(crate) struct Plan {
     pub(crate) index: f64,
     kind: Kind,
     temperature: Temperature,
+}
+
+impl Plan {
+    /// Tables that have to be read for it.
+    pub(crate) fn reads<'v>(
+        &'v self,
+        version: &'v Version,
+    ) -> impl Iterator<Item = FileId> + use<'v> {
+        let runs = version.slot(&self.slot).map_or(&[][..], |(_, slot)| &slot.runs[..]);
+        let is_read = |run: &&Run| match &self.action {
+            PlanAction::Merge { runs }
+            | PlanAction::Promote { runs }
+            | PlanAction::Cleanup { runs } => runs.contains(&run.id),
+            PlanAction::Split { at } => at.is_none(),
+            PlanAction::Admit { .. } | PlanAction::Join { .. } | PlanAction::SetK { .. } => false,
+        };
+        runs.iter().filter(is_read).flat_map(|run| &run.slices).map(|slice| slice.table)
+    }
+}
+
+/// Runs of a slot, from the newest on, in front of the first that cannot be read: what may be merged.
+pub(crate) fn readable(runs: &[Run], damaged: &BTreeSet<FileId>) -> usize {
+    let fine = |run: &&Run| !run.slices.iter().any(|slice| damaged.contains(&slice.table));
+    if damaged.is_empty() { runs.len() } else { runs.iter().take_while(fine).count() }
 }
 
 /// What a plan does to its slot.
@@ -194,6 +218,8 @@ pub(crate) struct Load<'a> {
     pub(crate) version: &'a Version,
     pub(crate) counters: &'a BTreeMap<SlotId, Arc<SlotCounters>>,
     pub(crate) live: BacklogLoad,
+    /// Tables that cannot be read: what needs them is left alone.
+    pub(crate) damaged: &'a BTreeSet<FileId>,
     /// Time since some fixed moment.
     pub(crate) now: Duration,
     /// Seconds since the Unix epoch.
@@ -367,8 +393,8 @@ impl Policy {
         if k == 0 { fanout::default_k(&self.config, level) } else { k.min(fanout::MAX_K) }
     }
 
-    /// Bytes by which slots are over their budgets: what compaction has yet to move.
-    pub(crate) fn debt(&mut self, version: &Version) -> u64 {
+    /// Bytes by which slots are over their budgets: what compaction has yet to move. What it cannot read does not count.
+    pub(crate) fn debt(&mut self, version: &Version, damaged: &BTreeSet<FileId>) -> u64 {
         self.shapes.refresh(version, &self.config);
         let mut debt = 0;
         for (level, _) in version.numbered().skip(1) {
@@ -376,14 +402,13 @@ impl Policy {
                 break;
             }
             let target = self.shapes.target(level);
-            let bytes = self.shapes.bytes.get(level.index()).copied().unwrap_or(0);
-            debt += self.shapes.excess(level, bytes, target);
+            debt += self.shapes.excess(level, target, damaged);
         }
         debt
     }
 
     fn pressure_now(&mut self, load: &Load<'_>) -> f64 {
-        let debt = self.debt(load.version);
+        let debt = self.debt(load.version, load.damaged);
         let l0_runs = load.version.l0_runs().len();
         let memtable_bytes = load.live.memtable_bytes;
         let backlog = pressure::Backlog { memtable_bytes, l0_runs, debt };

@@ -1,9 +1,10 @@
 //! The sizes of a version, kept from one version to the next where a slot did not change.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::config::ATLLConfig;
+use crate::policy::readable;
 use crate::types::{FileId, Level, SeqNo, SlotId, u64_of};
 use crate::version::{SliceSums, Slot, Version};
 
@@ -181,11 +182,16 @@ impl Shapes {
     }
 
     /// Bytes of whole slots that must go, largest first, for a level to be back at its target; 0 if it is.
-    pub(crate) fn excess(&self, level: Level, bytes: u64, target: f64) -> u64 {
-        let mut sizes: Vec<u64> =
-            self.level(level).iter().map(|sized| sized.shape.sums.bytes).collect();
+    ///
+    /// Slots with a table of `damaged` cannot move: they neither go nor count.
+    pub(crate) fn excess(&self, level: Level, target: f64, damaged: &BTreeSet<FileId>) -> u64 {
+        let slots = self.level(level).iter();
+        let mobile =
+            slots.filter(|sized| readable(&sized.slot.runs, damaged) == sized.slot.runs.len());
+        let mut sizes: Vec<u64> = mobile.map(|sized| sized.shape.sums.bytes).collect();
         sizes.sort_unstable_by(|a, b| b.cmp(a));
-        let mut left = bytes;
+        let bytes = sizes.iter().sum();
+        let mut left: u64 = bytes;
         for size in sizes {
             if left as f64 <= target {
                 break;

@@ -1,6 +1,6 @@
 //! Laws of the policy: work runs out, levels form, and every field of the configuration decides something.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use super::{
     SlotCounters, counters_for, trivial_move,
 };
 use crate::config::{ATLLConfig, DefaultK, IoConfig, MemtableConfig};
-use crate::types::{KeyRange, Level, SeqNo, SlotId, u64_of};
+use crate::types::{FileId, KeyRange, Level, SeqNo, SlotId, u64_of};
 use crate::version::testing::{ENTRY_BYTES, Tree, key};
 use crate::version::{EditOp, RunId};
 
@@ -25,6 +25,7 @@ struct World {
     tree: Tree,
     counters: BTreeMap<SlotId, Arc<SlotCounters>>,
     live: BacklogLoad,
+    damaged: BTreeSet<FileId>,
     now: Duration,
     wall_s: u64,
 }
@@ -38,7 +39,7 @@ fn config() -> ATLLConfig {
         l1_slot_count: 8,
         block_size: 800,
         seed: 7,
-        io: IoConfig { max_background_compactions: 4, rate_limit_mb_s: None },
+        io: IoConfig { max_background_compactions: 4, rate_limit_mb_s: None, scrub_interval: None },
         ..ATLLConfig::default()
     }
 }
@@ -52,6 +53,7 @@ impl World {
             config,
             counters: BTreeMap::new(),
             live: BacklogLoad::default(),
+            damaged: BTreeSet::new(),
             now: Duration::ZERO,
             wall_s: 0,
         }
@@ -62,6 +64,7 @@ impl World {
             version: &self.tree.version,
             counters: &self.counters,
             live: self.live,
+            damaged: &self.damaged,
             now: self.now,
             wall_s: self.wall_s,
         }
@@ -72,6 +75,7 @@ impl World {
             version: &self.tree.version,
             counters: &self.counters,
             live: self.live,
+            damaged: &self.damaged,
             now: self.now,
             wall_s: self.wall_s,
         };
@@ -241,7 +245,7 @@ proptest! {
     #[test]
     fn plans_of_one_call_and_busy_ones_never_touch_the_same_slots(seed: u64) {
         let mut world = World::new(ATLLConfig {
-            io: IoConfig { max_background_compactions: 8, rate_limit_mb_s: None },
+            io: IoConfig { max_background_compactions: 8, rate_limit_mb_s: None, scrub_interval: None },
             ..config()
         });
         let mut chance = fastrand::Rng::with_seed(seed);
@@ -734,7 +738,7 @@ fn debt_is_what_lies_over_the_targets() {
     let mut world = World::new(config());
     world.fill(4, 11);
     let version = world.tree.version.clone();
-    assert_eq!(world.policy.debt(&version), 0);
+    assert_eq!(world.policy.debt(&version, &BTreeSet::new()), 0);
     for seed in 0..20 {
         let writes: Vec<_> = (0..64).map(|n| (n * 1000 + seed, false)).collect();
         world.tree.flush(&writes);
@@ -743,7 +747,7 @@ fn debt_is_what_lies_over_the_targets() {
         world.tree.install(ops).unwrap();
     }
     let version = world.tree.version.clone();
-    assert!(world.policy.debt(&version) > 6400);
+    assert!(world.policy.debt(&version, &BTreeSet::new()) > 6400);
 }
 
 #[test]
@@ -764,4 +768,40 @@ fn small_decisions_are_these() {
     }
     // A change of the policy is recorded here on purpose.
     assert_eq!(seen, include_str!("decisions.txt"), "decided:\n{seen}");
+}
+
+#[test]
+fn what_cannot_be_read_is_left_alone_and_holds_nothing_up() {
+    let mut world = World::new(config());
+    world.fill(12, 5);
+    let slot = world.tree.version.slot_of(Level(1), &key(0)).unwrap().1;
+    let newest =
+        slot.runs.first().or(world.tree.version.slot_of(Level(2), &key(0)).unwrap().1.runs.first());
+    let lost = newest.unwrap().slices[0].table;
+    world.damaged.insert(lost);
+    let mut chance = fastrand::Rng::with_seed(6);
+    for _ in 0..60 {
+        let writes: Vec<_> = (0..64).map(|_| (chance.u32(0..1_000_000), false)).collect();
+        world.tree.flush(&writes);
+        for round in 0.. {
+            assert!(round < 500, "work does not run out:\n{}", world.picture());
+            let plans = world.plans(&[], 8);
+            if plans.is_empty() {
+                break;
+            }
+            for plan in plans {
+                assert!(plan.reads(&world.tree.version).all(|table| table != lost), "{plan:?}");
+                world.run(&plan);
+            }
+        }
+        assert!(world.tree.version.l0_runs().is_empty(), "admissions go on:\n{}", world.picture());
+    }
+    assert!(world.tree.version.tables.contains_key(&lost));
+    for slot in world.tree.version.levels.iter().flat_map(|level| &level.slots) {
+        assert!(slot.runs.len() <= 16, "what piles up is merged:\n{}", world.picture());
+    }
+    let (version, damaged) = (world.tree.version.clone(), world.damaged.clone());
+    let debt = world.policy.debt(&version, &damaged);
+    assert!(debt <= world.policy.debt(&version, &BTreeSet::new()));
+    world.tree.check_reads();
 }

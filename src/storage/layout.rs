@@ -110,6 +110,12 @@ impl Layout {
         self.file(FileKind::Table, id)
     }
 
+    /// Number of the table that lies at `path`.
+    pub(crate) fn table_id(&self, path: &Path) -> Option<FileId> {
+        let id = FileKind::Table.parse(path.file_name()?.to_str()?)?;
+        (self.table(id) == path).then_some(id)
+    }
+
     /// Where a file is written before it gets its name.
     pub(crate) fn temporary(path: &Path) -> PathBuf {
         let mut name = path.as_os_str().to_owned();
@@ -127,10 +133,15 @@ impl Layout {
             fs.create_dir(&folder).at("create directory", &folder)?;
         }
         fs.sync_dir(&self.dir).at("sync directory", &self.dir)?;
-        match self.dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-            Some(parent) => fs.sync_dir(parent).at("sync directory", parent),
-            None => Ok(()),
+        // Any of those above may have been created just now.
+        for above in self.dir.ancestors().skip(1) {
+            match fs.sync_dir(above) {
+                // What may not be read was there before.
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => break,
+                synced => synced.at("sync directory", above)?,
+            }
         }
+        Ok(())
     }
 
     /// Every file in the folder of a kind, sorted by name; none if the folder does not exist.
@@ -176,6 +187,8 @@ mod tests {
         assert_eq!(layout.manifest(FileId(7)), Path::new("db/manifest/MANIFEST-000007"));
         assert_eq!(layout.wal(FileId(12)), Path::new("db/wal/000012.wal"));
         assert_eq!(layout.table(FileId(1_234_567)), Path::new("db/sst/1234567.sst"));
+        assert_eq!(layout.table_id(Path::new("db/sst/000345.sst")), Some(FileId(345)));
+        assert_eq!(layout.table_id(Path::new("other/sst/000345.sst")), None);
         assert_eq!(Layout::temporary(&layout.current()), Path::new("db/CURRENT.tmp"));
     }
 

@@ -115,7 +115,23 @@ pub(crate) fn read_current(
     Ok(Some((id, version.resized(max_levels), report)))
 }
 
-fn read_manifest(fs: &dyn Fs, path: &Path, id: FileId) -> Result<(Version, ManifestReport)> {
+/// Number of the manifest that `CURRENT` names, whether or not it is there; `None` if `CURRENT` cannot be read.
+///
+/// # Errors
+/// Those of the file system.
+pub(crate) fn named_by_current(fs: &dyn Fs, layout: &Layout) -> Result<Option<FileId>> {
+    Ok(read_whole(fs, &layout.current())?.and_then(|bytes| parse_current(&bytes)))
+}
+
+/// Reads a manifest, whether or not it is in charge.
+///
+/// # Errors
+/// As for [`read_current`].
+pub(crate) fn read_manifest(
+    fs: &dyn Fs,
+    path: &Path,
+    id: FileId,
+) -> Result<(Version, ManifestReport)> {
     let corrupt = |expected| Error::corrupt(path, 0, expected);
     let bytes = read_whole(fs, path)?.ok_or_else(|| corrupt("the manifest that CURRENT names"))?;
     let header = format::decode_header(&bytes).map_err(|damage| damage.of(path, 0))?;

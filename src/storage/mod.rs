@@ -6,6 +6,7 @@ pub(crate) mod log_segment;
 pub(crate) mod manifest;
 pub(crate) mod store;
 pub(crate) mod table;
+pub(crate) mod table_check;
 pub(crate) mod table_cursor;
 pub(crate) mod table_writer;
 
@@ -14,5 +15,7 @@ mod tests;
 
 pub(crate) use cache::BlockCache;
 pub(crate) use table::{Access, Fetch, Table};
+pub use table_check::Damaged;
+pub(crate) use table_check::{Checked, TableCheck};
 pub(crate) use table_cursor::TableCursor;
 pub(crate) use table_writer::{TableOptions, TableWriter, temp_path};

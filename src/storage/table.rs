@@ -25,7 +25,8 @@ use crate::format::index::{self, LeafIndex};
 use crate::format::props::Props;
 use crate::observe::ReadMetrics;
 use crate::storage::cache::BlockCache;
-use crate::types::{KeyRange, SeqNo, ValueKind, hash_key, u64_of, usize_of};
+use crate::storage::table_check::TableCheck;
+use crate::types::{KeyRange, SeqNo, u64_of, usize_of};
 use crate::version::{SectionMeta, TableMeta};
 
 /// What to do about a block that is not in memory.
@@ -93,9 +94,9 @@ enum Part {
 
 /// Where a block lies in the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Extent {
-    pub(super) offset: u64,
-    pub(super) len: usize,
+pub(crate) struct Extent {
+    pub(crate) offset: u64,
+    pub(crate) len: usize,
 }
 
 impl Table {
@@ -232,20 +233,9 @@ impl Table {
     /// # Errors
     /// [`Error::Corrupt`] for the first thing that is not as it was written; [`Error::Unsupported`], [`Error::Io`].
     pub(crate) fn verify(&self) -> Result<()> {
-        let file = self.file()?;
-        let (meta, n_blocks) = read_meta(file.as_ref(), &self.path)?;
-        let mut blocks = 0;
-        if meta != *self.meta {
-            let expected = "the table that the manifest names";
-            return Err(Error::corrupt(&self.path, meta.file_bytes, expected));
-        }
-        for index in 0..meta.sections.len() {
-            blocks += self.verify_section(index)?;
-        }
-        if blocks != u64::from(n_blocks) {
-            return Err(Error::corrupt(&self.path, 0, "as many blocks as the footer says"));
-        }
-        Ok(())
+        let mut check = TableCheck::new(&self.fs, &self.path, &self.meta);
+        while check.step()? {}
+        check.done().damaged.first().map_or(Ok(()), |damaged| Err(damaged.error()))
     }
 
     fn passes(self: &Arc<Self>, index: usize, hash: u64, fetch: &Fetch) -> Result<bool, Stop> {
@@ -455,91 +445,23 @@ impl Table {
     pub(super) fn unpack(&self, raw: &Bytes, kind: BlockKind, extent: Extent) -> Result<Bytes> {
         unpack(raw, kind, self.place(extent), &self.path)
     }
-
-    fn verify_section(&self, index: usize) -> Result<u64> {
-        let (meta, section) = self.section(index)?;
-        let leaf = self.leaf_now(index)?;
-        if meta.filter_len > 0 {
-            self.pin_now(index, Part::Filter)?;
-        }
-        // Read again: what is in memory proves nothing about the disk.
-        self.pin_now(index, Part::Leaf)?;
-        let mut last: Option<(Vec<u8>, SeqNo)> = None;
-        let (mut entries, mut tombstones) = (0u32, 0u32);
-        for block in 0..leaf.n_blocks() {
-            let Some(extent) = self.extent(index, leaf, block) else { break };
-            let raw = self.read(extent)?.into();
-            let payload = self.unpack(&raw, BlockKind::Data, extent)?;
-            let damaged = |damage: Damage| damage.of(&self.path, extent.offset);
-            let above = last.as_ref().map(|(key, _)| key.clone());
-            verify_block(&payload, &mut last, |key, kind| {
-                entries = entries.saturating_add(1);
-                tombstones += u32::from(kind == ValueKind::Delete);
-                section.filter.get().is_none_or(|filter| filter.may_contain(hash_key(key)))
-                    && meta.min_key[..] <= *key
-                    && *key <= meta.max_key[..]
-                    && leaf.compare_separator(block, key).is_some_and(std::cmp::Ordering::is_le)
-            })
-            .map_err(damaged)?;
-            let separated = above.is_none_or(|above| {
-                leaf.compare_separator(block, &above).is_some_and(std::cmp::Ordering::is_ge)
-            });
-            if !separated {
-                return Err(damaged(Damage { offset: 0, expected: "a key behind its separator" }));
-            }
-        }
-        if (entries, tombstones) != (meta.entries, meta.tombstones) {
-            return Err(Error::corrupt(&self.path, meta.offset, "as many entries as were written"));
-        }
-        Ok(u64_of(leaf.n_blocks()))
-    }
-}
-
-/// Checks the entries of a block against each other and, with `fits`, against the section. `last`: the entry before it.
-fn verify_block(
-    payload: &[u8],
-    last: &mut Option<(Vec<u8>, SeqNo)>,
-    mut fits: impl FnMut(&[u8], ValueKind) -> bool,
-) -> Result<(), Damage> {
-    let block = DataBlock::parse(payload)?;
-    let (mut offset, mut n, mut n_restarts) = (0, 0, 0);
-    while offset < block.entries().end() {
-        let damaged = |expected| Damage { offset: u64_of(offset), expected };
-        let entry = block.entries().decode(payload, offset)?;
-        let before = last.as_ref().map_or(&[][..], |(key, _)| key);
-        let front = before.get(..entry.shared).ok_or(damaged("a key that shares what there is"))?;
-        let key = [front, entry.suffix].concat();
-        let in_order = last
-            .as_ref()
-            .is_none_or(|(old, seq)| old[..] < key[..] || (old[..] == key[..] && *seq > entry.seq));
-        if !in_order {
-            return Err(damaged("entries in order"));
-        }
-        if block.is_restart(offset) {
-            if entry.shared > 0 || !block.head_is_right(n_restarts, &key) {
-                return Err(damaged("a restart with its head"));
-            }
-            n_restarts += 1;
-        }
-        if !fits(&key, entry.kind) {
-            return Err(damaged("a key that its section, index and filter know"));
-        }
-        *last = Some((key, entry.seq));
-        n += 1;
-        offset = entry.next;
-    }
-    if (n, n_restarts) == (block.n_entries(), block.n_restarts()) {
-        return Ok(());
-    }
-    Err(Damage { offset: 0, expected: "as many entries as the block says" })
 }
 
 fn found(payload: &Bytes, entry: RawEntry<'_>) -> Found {
     Found { seq: entry.seq, kind: entry.kind, value: payload.slice(entry.value) }
 }
 
+/// What a table says of itself. Blocks.
+///
+/// # Errors
+/// [`Error::Corrupt`], [`Error::Unsupported`], [`Error::Io`].
+pub(crate) fn read_table_meta(fs: &dyn Fs, path: &Path) -> Result<TableMeta> {
+    let file = fs.open(path).at("open", path)?;
+    Ok(read_meta(file.as_ref(), path)?.0)
+}
+
 /// Decodes footer, top index and properties. Returns also the number of data blocks.
-fn read_meta(file: &dyn ReadFile, path: &Path) -> Result<(TableMeta, u32)> {
+pub(super) fn read_meta(file: &dyn ReadFile, path: &Path) -> Result<(TableMeta, u32)> {
     let size = file.size().at("size", path)?;
     let footer_off = size.checked_sub(u64_of(FOOTER));
     let footer_off = footer_off.ok_or_else(|| Error::corrupt(path, 0, "a table with a footer"))?;
@@ -578,7 +500,12 @@ fn read_meta(file: &dyn ReadFile, path: &Path) -> Result<(TableMeta, u32)> {
     Ok((meta, footer.n_blocks))
 }
 
-fn read_exact(file: &dyn ReadFile, path: &Path, extent: Extent, size: u64) -> Result<Vec<u8>> {
+pub(crate) fn read_exact(
+    file: &dyn ReadFile,
+    path: &Path,
+    extent: Extent,
+    size: u64,
+) -> Result<Vec<u8>> {
     check_extent(path, extent, size)?;
     let mut raw = vec![0; extent.len];
     match file.read_exact_at(&mut raw, extent.offset) {
@@ -598,7 +525,7 @@ fn check_extent(path: &Path, extent: Extent, size: u64) -> Result<()> {
     Err(Error::corrupt(path, extent.offset, "a block within the file"))
 }
 
-fn unpack(raw: &Bytes, kind: BlockKind, place: Place, path: &Path) -> Result<Bytes> {
+pub(crate) fn unpack(raw: &Bytes, kind: BlockKind, place: Place, path: &Path) -> Result<Bytes> {
     let frame = frame::open(raw, kind, place).map_err(|why| why.of(path, place.offset))?;
     if frame.codec == Compression::None {
         return Ok(raw.slice(..frame.raw_len));

@@ -11,6 +11,7 @@
 mod apply;
 mod base;
 mod check;
+mod replace;
 mod shape;
 #[cfg(test)]
 pub(crate) mod testing;

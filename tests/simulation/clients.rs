@@ -6,9 +6,10 @@ use bytes::Bytes;
 use fastrand::Rng;
 use futures::poll;
 use nori_lsm::env::Clock;
+use nori_lsm::env::sim::sim_env;
 use nori_lsm::{
-    Commit, CompactionMode, Durability, Error, KeyRange, Result, Scan, Snapshot, WriteBatch,
-    WriteOptions,
+    ATLLConfig, Commit, CompactionMode, Durability, Error, KeyRange, LsmEngine, Result, Scan,
+    Snapshot, WriteBatch, WriteOptions,
 };
 
 use crate::oracle::{Effect, Key, Known, State, mark};
@@ -336,7 +337,7 @@ async fn look_back(world: &World, held: &mut Held, rng: &mut Rng) -> Result<()> 
 pub(crate) async fn keeper(world: World, mut rng: Rng) {
     while !world.is_over() {
         world.sleep(Duration::from_millis(rng.u64(1..150))).await;
-        let (what, done) = match rng.u8(..8) {
+        let (what, done) = match rng.u8(..10) {
             0 | 1 => ("flush", flush(&world).await),
             2 => ("compact", compact(&world, &mut rng).await),
             3 | 4 => ("sync", sync(&world).await),
@@ -345,7 +346,9 @@ pub(crate) async fn keeper(world: World, mut rng: Rng) {
                 world.record.oracle().durable_up_to(claimed);
                 ("durable_seq", Some(Ok(())))
             }
-            6 => {
+            6 => ("verify", verify(&world).await),
+            7 => ("checkpoint", checkpoint(&world, &mut rng).await),
+            8 => {
                 let stats = world.engine.stats();
                 world.trace(format!("{} tables, {} flushes", stats.tables, stats.flushes));
                 ("stats", Some(Ok(())))
@@ -384,6 +387,42 @@ async fn sync(world: &World) -> Option<Result<()>> {
         world.record.oracle().durable_up_to(seq);
     }
     Some(done.map(drop))
+}
+
+/// Every table is sound.
+async fn verify(world: &World) -> Option<Result<()>> {
+    let report = world.within("verify", world.engine.verify()).await?;
+    if let Ok(report) = &report
+        && !report.damaged.is_empty()
+    {
+        world.complain(format!("{report:?}"));
+    }
+    Some(report.map(drop))
+}
+
+/// A checkpoint is a database that shows one point in time, from the call or a little later.
+async fn checkpoint(world: &World, rng: &mut Rng) -> Option<Result<()>> {
+    let (known, begin_ms) = (world.record.oracle().begin(), world.wall_ms());
+    let dir = format!("/checkpoints/{}", rng.u64(..));
+    if let Err(error) = world.within("checkpoint", world.engine.checkpoint(&dir)).await? {
+        return Some(Err(error));
+    }
+    let elsewhere = if rng.bool() { world.fs.fork() } else { world.fs.fork().crash(rng.u64(..)) };
+    let config = ATLLConfig { data_dir: dir.into(), ..Default::default() };
+    let opened = async {
+        let engine = LsmEngine::open_in(config, sim_env(&elsewhere, world.clock.clone())).await?;
+        let state = walk(engine.scan(..), rng).await?;
+        engine.shutdown().await?;
+        Ok::<_, Error>(state)
+    };
+    match opened.await {
+        Ok(state) => {
+            let span = world.since(begin_ms);
+            world.judge(|oracle| oracle.saw_all(&known, None, &state, span).map(drop));
+        }
+        Err(error) => world.complain(format!("a checkpoint: {error}")),
+    }
+    Some(Ok(()))
 }
 
 async fn compact(world: &World, rng: &mut Rng) -> Option<Result<()>> {

@@ -73,7 +73,11 @@ fn config(rng: &mut Rng) -> ATLLConfig {
         filters: FilterConfig { bloom_bits_per_key: *rng.choice(&[0, 1, 10, 16]).unwrap() },
         durability: Durability::Os,
         default_k: DefaultK { l1: rng.u8(1..5), l2: rng.u8(1..5), l3_plus: rng.u8(1..5) },
-        io: IoConfig { max_background_compactions: rng.usize(1..4), rate_limit_mb_s: None },
+        io: IoConfig {
+            max_background_compactions: rng.usize(1..4),
+            rate_limit_mb_s: None,
+            scrub_interval: rng.bool().then(|| Duration::from_millis(rng.u64(50..5000))),
+        },
         compression: CompressionConfig { flush: codec(rng), levels: codec(rng), last: codec(rng) },
         block_size: 64 << rng.u32(..7),
         restart_interval: rng.usize(1..20),
@@ -104,7 +108,8 @@ fn history(seed: u64) -> Arc<Record> {
             .start_paused(true)
             .build()
             .unwrap();
-        let life = live(&record, &fs, elapsed, lossy, (epoch, writers), &mut rng);
+        let before = Before { epoch, writers, elapsed, lossy };
+        let life = live(&record, &fs, before, &mut rng);
         let (end, lived) = runtime.block_on(life);
         // What still runs dies with its runtime, at whatever await it has come to.
         drop(runtime);
@@ -119,15 +124,20 @@ fn history(seed: u64) -> Arc<Record> {
     record
 }
 
-/// One process: opens the database, checks it, uses it, and comes to its end. Returns how, and how long it lived.
-async fn live(
-    record: &Arc<Record>,
-    fs: &SimFs,
+/// What a process comes into.
+#[derive(Clone, Copy, Debug)]
+struct Before {
+    epoch: usize,
+    writers: usize,
+    /// Time that went by before.
     elapsed: Duration,
+    /// Whether the power was cut.
     lossy: bool,
-    (epoch, writers): (usize, usize),
-    rng: &mut Rng,
-) -> (End, Duration) {
+}
+
+/// One process: opens the database, checks it, uses it, and comes to its end. Returns how, and how long it lived.
+async fn live(record: &Arc<Record>, fs: &SimFs, before: Before, rng: &mut Rng) -> (End, Duration) {
+    let Before { epoch, writers, elapsed, lossy } = before;
     let clock = VirtualClock::default();
     clock.jump_wall(i64::try_from(elapsed.as_millis()).unwrap());
     let (weather, end) = (Weather::draw(rng), End::draw(rng));
@@ -221,7 +231,8 @@ async fn check_all(world: &World, recovery: Option<bool>) -> bool {
         while let Some((key, value)) = scan.next().await? {
             backward.insert(key, value);
         }
-        for key in world.record.oracle().keys() {
+        let keys = world.record.oracle().keys();
+        for key in keys {
             let value = world.engine.get(&key).await?;
             if !key.starts_with(b"t")
                 && (value.as_ref() != state.get(&key) || value.as_ref() != backward.get(&key))
@@ -356,7 +367,7 @@ async fn heal(world: &World) {
 fn run(seed: u64) -> Result<Arc<Record>, String> {
     let thread = std::thread::Builder::new().name(format!("seed {seed}"));
     let ended = thread.spawn(move || history(seed)).unwrap().join();
-    let record = ended.map_err(|_| format!("seed {seed} panicked"))?;
+    let record = ended.map_err(|panic| format!("seed {seed} panicked: {panic:?}"))?;
     match record.complaint() {
         Some(complaint) => Err(format!("seed {seed}: {complaint}")),
         None => Ok(record),
@@ -404,7 +415,8 @@ fn run_all(seeds: std::ops::Range<u64>) -> Vec<String> {
 fn keep_quiet_about_blows() {
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
-        let asked_for = panic.payload_as_str().is_some_and(|text| text.contains("on demand"));
+        let text = panic.payload().downcast_ref::<&str>();
+        let asked_for = text.is_some_and(|text| text.contains("on demand"));
         if !asked_for {
             report(panic);
         }

@@ -90,13 +90,14 @@ async fn fill_disk(world: &World, rng: &mut Rng) {
 }
 
 fn strike(world: &World, rng: &mut Rng) {
-    let component = match rng.u8(..8) {
+    let component = match rng.u8(..9) {
         0 => Component::WalWriter,
         1 => Component::MemtableOwner,
         2 => Component::Flusher,
         3 => Component::ManifestKeeper,
         4 => Component::Scheduler,
         5 => Component::WalGc,
+        6 => Component::Scrubber,
         _ => Component::Compactor(Level(rng.u8(..2))),
     };
     let blow = match rng.u8(..3) {

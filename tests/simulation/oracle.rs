@@ -228,7 +228,7 @@ impl Oracle {
         span: Span,
     ) -> Verdict {
         let all: Vec<usize> = self.writes.iter().map(Vec::len).collect();
-        self.explain(known, &all, key, value, span).map(drop)
+        self.explain(known, &all, (key, value), span).map(drop)
     }
 
     /// The writes that may have been the last on `key`. Notes what that proves.
@@ -236,8 +236,7 @@ impl Oracle {
         &mut self,
         known: &Known,
         marks: &[usize],
-        key: &Key,
-        value: Option<&Bytes>,
+        (key, value): (&Key, Option<&Bytes>),
         span: Span,
     ) -> Verdict<Vec<WriteId>> {
         let touching = self.touching(key, marks);
@@ -294,7 +293,7 @@ impl Oracle {
                     continue;
                 }
                 let value = state.get(&key);
-                let explaining = self.explain(&shown, &marks, &key, value, span)?;
+                let explaining = self.explain(&shown, &marks, (&key, value), span)?;
                 if let ([last], Some(_)) = (&explaining[..], value) {
                     self.not_behind(*last, &key, &marks);
                 }
@@ -341,8 +340,8 @@ impl Oracle {
                 return Ok(self.writes[writer].len());
             }
             let Some(value) = state.get(&mark(writer)) else { return Ok(0) };
-            let text = std::str::from_utf8(value).map_err(|_| format!("mark {value:?}"))?;
-            let n = text.parse().map_err(|_| format!("mark {text}"))?;
+            let text = String::from_utf8_lossy(value);
+            let n = text.parse().map_err(|error| format!("mark {text}: {error}"))?;
             if (1..=self.writes[writer].len()).contains(&n) {
                 Ok(n)
             } else {
