@@ -47,10 +47,9 @@ impl Actor for Flusher {
 
     async fn pre_start(
         &self,
-        myself: ActorRef<Msg>,
+        _myself: ActorRef<Msg>,
         shared: Arc<Shared>,
     ) -> Result<State, ActorProcessingErr> {
-        myself.cast(Msg::Work)?;
         Ok(State { shared, retry: None })
     }
 

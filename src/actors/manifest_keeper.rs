@@ -114,10 +114,9 @@ impl Actor for ManifestKeeper {
 
     async fn pre_start(
         &self,
-        myself: ActorRef<Msg>,
+        _myself: ActorRef<Msg>,
         shared: Arc<Shared>,
     ) -> Result<Arc<Shared>, ActorProcessingErr> {
-        myself.cast(Msg::Sweep)?;
         Ok(shared)
     }
 

@@ -49,7 +49,6 @@ impl Actor for MemtableOwner {
         myself: ActorRef<Msg>,
         shared: Arc<Shared>,
     ) -> Result<State, ActorProcessingErr> {
-        myself.cast(Msg::Look)?;
         let timer = send_after(shared.env(), tick(&shared), &myself, Msg::Tick);
         Ok(State { shared, aging: None, timer, retry: None })
     }

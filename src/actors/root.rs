@@ -17,15 +17,15 @@ use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SpawnErr, Supervisi
 use tokio::sync::oneshot;
 
 use super::compactor::Compactor;
-use super::flusher::Flusher;
+use super::flusher::{self, Flusher};
 use super::manifest_keeper::{self, ManifestKeeper};
-use super::memtable_owner::MemtableOwner;
+use super::memtable_owner::{self, MemtableOwner};
 use super::routes::Component;
 use super::scheduler::{self, Scheduler};
 use super::scrubber::Scrubber;
 use super::shared::Shared;
 use super::timer::{Timer, send_after};
-use super::wal_gc::WalGc;
+use super::wal_gc::{self, WalGc};
 use super::wal_writer::{self, WalWriter};
 use crate::error::{Error, Result};
 use crate::observe::VizEvent;
@@ -209,7 +209,7 @@ fn judge(state: &mut State, myself: &ActorRef<Msg>, component: Component, reason
 
 fn give_up(state: &State, component: Component, reason: &str) {
     tracing::error!(%component, reason, "a component dies too often; giving it up");
-    state.shared.health.gave_up(component, reason);
+    state.shared.health.gave_up(component, reason, state.shared.now());
     if component.is_vital() {
         let refusal = Error::Unavailable { component: component.name(), reason: reason.to_owned() };
         state.shared.commits.refuse(refusal.clone());
@@ -239,6 +239,7 @@ async fn restart(state: &mut State, myself: &ActorRef<Msg>, component: Component
     match spawn(component, &state.shared, myself).await {
         Ok(child) => {
             state.children.insert(component, child);
+            state.shared.health.revived(component);
             if matches!(component, Component::Compactor(_)) {
                 // Plans that were lost with the one before have given their slots back: they are planned anew.
                 state.shared.routes.scheduler.ring(scheduler::Msg::Wake);
@@ -258,7 +259,7 @@ async fn resume(state: &mut State, myself: &ActorRef<Msg>) {
     state.shared.refresh_pressure();
 }
 
-/// Starts a component and makes its address known.
+/// Starts a component, makes its address known, and has it look: bells of the one before may be lost.
 async fn spawn(
     component: Component,
     shared: &Arc<Shared>,
@@ -269,23 +270,33 @@ async fn spawn(
     let routes = &shared.routes;
     // Names are static to the process: two engines could not have the same ones, so nobody has one.
     macro_rules! spawn {
-        ($actor:expr, $args:expr, $route:expr) => {{
+        ($actor:expr, $args:expr, $route:expr $(, $first:expr)*) => {{
             let (actor, handle) = Actor::spawn_linked(None, $actor, $args, supervisor).await?;
             let cell = actor.get_cell();
             $route.set(actor);
+            // Not before it can be reached: a bell between its first look and that would be lost.
+            $($route.ring($first);)*
             Ok(Child { cell, handle })
         }};
     }
     match component {
-        Component::WalWriter => spawn!(WalWriter, args, routes.wal_writer),
-        Component::MemtableOwner => spawn!(MemtableOwner, args, routes.memtable_owner),
-        Component::Flusher => spawn!(Flusher, args, routes.flusher),
-        Component::ManifestKeeper => spawn!(ManifestKeeper, args, routes.manifest_keeper),
+        Component::WalWriter => {
+            // So may be a sync that was due, or had begun.
+            let sync = wal_writer::Msg::Sync(None);
+            spawn!(WalWriter, args, routes.wal_writer, wal_writer::Msg::Wake, sync)
+        }
+        Component::MemtableOwner => {
+            spawn!(MemtableOwner, args, routes.memtable_owner, memtable_owner::Msg::Look)
+        }
+        Component::Flusher => spawn!(Flusher, args, routes.flusher, flusher::Msg::Work),
+        Component::ManifestKeeper => {
+            spawn!(ManifestKeeper, args, routes.manifest_keeper, manifest_keeper::Msg::Sweep)
+        }
         Component::Compactor(level) => {
             spawn!(Compactor, (args, level), routes.compactors[level.index()])
         }
-        Component::Scheduler => spawn!(Scheduler, args, routes.scheduler),
-        Component::WalGc => spawn!(WalGc, args, routes.wal_gc),
+        Component::Scheduler => spawn!(Scheduler, args, routes.scheduler, scheduler::Msg::Wake),
+        Component::WalGc => spawn!(WalGc, args, routes.wal_gc, wal_gc::Msg::Work),
         Component::Scrubber => spawn!(Scrubber, args, routes.scrubber),
     }
 }

@@ -77,7 +77,6 @@ impl Actor for Scheduler {
         myself: ActorRef<Msg>,
         shared: Arc<Shared>,
     ) -> Result<State, ActorProcessingErr> {
-        myself.cast(Msg::Wake)?;
         let timer = send_after(shared.env(), TICK, &myself, Msg::Tick);
         let policy = Policy::new(&shared.config);
         let demands = Vec::new();

@@ -44,7 +44,6 @@ impl Actor for WalGc {
         myself: ActorRef<Msg>,
         shared: Arc<Shared>,
     ) -> Result<State, ActorProcessingErr> {
-        myself.cast(Msg::Work)?;
         let timer = send_after(shared.env(), interval(&shared), &myself, Msg::Tick);
         Ok(State { shared, collected: FileId(0), timer })
     }

@@ -52,13 +52,9 @@ impl Actor for WalWriter {
 
     async fn pre_start(
         &self,
-        myself: ActorRef<Msg>,
+        _myself: ActorRef<Msg>,
         shared: Arc<Shared>,
     ) -> Result<State, ActorProcessingErr> {
-        // Bells of the one before may be lost: look.
-        myself.cast(Msg::Wake)?;
-        // So may a sync that was due, or had begun.
-        myself.cast(Msg::Sync(None))?;
         Ok(State { shared, sync_timer: None, heal_timer: None })
     }
 
