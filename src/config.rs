@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::env::memory_limit;
 use crate::error::{Error, Result};
-use crate::types::u64_of;
+use crate::types::{u64_of, usize_of};
 
 /// Largest key, in bytes.
 pub const MAX_KEY_BYTES: usize = 64 << 10;
@@ -12,6 +13,9 @@ pub const MAX_KEY_BYTES: usize = 64 << 10;
 pub const MAX_VALUE_BYTES: usize = 256 << 20;
 /// Largest batch, keys and values together, in bytes.
 pub const MAX_BATCH_BYTES: usize = 256 << 20;
+
+/// Longest time between two rounds of upkeep, in seconds: a year.
+const LONGEST_SEC: u64 = 366 * 24 * 3600;
 
 /// Configuration of an engine. Take `ATLLConfig::default()` and set what matters to you.
 ///
@@ -102,15 +106,17 @@ impl Default for ATLLConfig {
 /// When a memtable is sealed and flushed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemtableConfig {
-    /// Size in bytes, keys, values and overhead together. Default: 64 MiB; at least 1 KiB.
+    /// Size in bytes, keys, values and overhead together. Default: 64 MiB, or a quarter of [`ResourceConfig::memtables_mib`], if
+    /// that is less; at least 1 KiB.
     pub flush_trigger_bytes: usize,
-    /// Age in seconds, also while nothing is written. Default: 30; at least 1.
+    /// Age in seconds, also while nothing is written. Default: 30; from 1 to a year.
     pub wal_age_trigger_sec: u64,
 }
 
 impl Default for MemtableConfig {
     fn default() -> Self {
-        Self { flush_trigger_bytes: 64 << 20, wal_age_trigger_sec: 30 }
+        let all = usize_of(memtable_bytes(memory_limit()));
+        Self { flush_trigger_bytes: all / 4, wal_age_trigger_sec: 30 }
     }
 }
 
@@ -256,16 +262,37 @@ impl Default for CompressionConfig {
 /// Memory that the engine may use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ResourceConfig {
-    /// Cache of decompressed blocks, in MiB; 0 turns it off. Default: 64.
+    /// Decompressed blocks, and the indexes and filters of open tables, in MiB. Indexes and filters take up to three quarters of
+    /// it, and up to 8 MiB however little it is; 0 caches no block. Default: 64, or an
+    /// eighth of the memory that the machine has or its control group grants, if that is less.
     pub block_cache_mib: usize,
-    /// All memtables together, in MiB; writes are slowed before and wait at this size. Default: 256.
+    /// All memtables and the writes that are queued for them, in MiB; writes are slowed before and wait at this size. Default: 256,
+    /// or a quarter of the memory that the machine has or its control group grants, if that is less; but two memtables of
+    /// [`MemtableConfig::flush_trigger_bytes`] in any case. What is set must hold two of what is set there.
     pub memtables_mib: usize,
+    /// Table files that are open at the same time; the least recently read are closed beyond it. Default: 1024; at least 1.
+    pub open_files: usize,
 }
 
 impl Default for ResourceConfig {
     fn default() -> Self {
-        Self { block_cache_mib: 64, memtables_mib: 256 }
+        let limit = memory_limit();
+        Self {
+            block_cache_mib: usize_of(block_cache_bytes(limit) >> 20),
+            memtables_mib: usize_of(memtable_bytes(limit) >> 20),
+            open_files: 1024,
+        }
     }
+}
+
+/// Default for all memtables of a process that may use `limit` bytes: a quarter of it, whole MiB, from 1 to 256 MiB.
+fn memtable_bytes(limit: u64) -> u64 {
+    ((limit / 4) >> 20).clamp(1, 256) << 20
+}
+
+/// Default for the cache of a process that may use `limit` bytes: an eighth of it, whole MiB, up to 64 MiB.
+fn block_cache_bytes(limit: u64) -> u64 {
+    ((limit / 8) >> 20).min(64) << 20
 }
 
 /// The write-ahead log.
@@ -273,7 +300,7 @@ impl Default for ResourceConfig {
 pub struct WalConfig {
     /// Reserve the room of a segment when it is begun, so that a sync need not grow the file. Default: true.
     pub segment_preallocate: bool,
-    /// Seconds between two sweeps for dead segments; one also follows each flush. Default: 60; at least 1.
+    /// Seconds between two sweeps for dead segments; one also follows each flush. Default: 60; from 1 to a year.
     pub gc_interval_sec: u64,
 }
 
@@ -309,21 +336,25 @@ impl ATLLConfig {
             4 << 30,
         )?;
         let age = self.memtable.wal_age_trigger_sec;
-        check("memtable.wal_age_trigger_sec", age >= 1, "must be at least 1")?;
+        let sane = (1..=LONGEST_SEC).contains(&age);
+        check("memtable.wal_age_trigger_sec", sane, "must be from 1 second to a year")?;
         within("l0.max_files", self.l0.max_files, 2, 1000)?;
         within("filters.bloom_bits_per_key", self.filters.bloom_bits_per_key, 0, 32)?;
         let interval = match self.durability {
             Durability::Batch(interval) => interval,
-            Durability::Os | Durability::Sync => Duration::MAX,
+            Durability::Os | Durability::Sync => Duration::from_secs(1),
         };
-        check("durability", !interval.is_zero(), "a batch interval must be above zero")?;
+        let sane = !interval.is_zero() && interval <= Duration::from_secs(LONGEST_SEC);
+        check("durability", sane, "a batch interval must be above zero, up to a year")?;
         self.validate_policy()?;
         within("block_size", self.block_size, 64, 1 << 20)?;
         within("restart_interval", self.restart_interval, 1, 1024)?;
         within("resources.block_cache_mib", self.resources.block_cache_mib, 0, 1 << 20)?;
+        within("resources.open_files", self.resources.open_files, 1, 1 << 20)?;
         self.validate_memory()?;
         let gc = self.wal.gc_interval_sec;
-        check("wal.gc_interval_sec", gc >= 1, "must be at least 1")?;
+        let sane = (1..=LONGEST_SEC).contains(&gc);
+        check("wal.gc_interval_sec", sane, "must be from 1 second to a year")?;
         validate_codec("compression.flush", self.compression.flush)?;
         validate_codec("compression.levels", self.compression.levels)?;
         validate_codec("compression.last", self.compression.last)
@@ -347,22 +378,44 @@ impl ATLLConfig {
         let ttl = self.tombstone.ttl_default_sec != Some(0);
         check("tombstone.ttl_default_sec", ttl, "must be above 0, or None")?;
         within("io.max_background_compactions", self.io.max_background_compactions, 1, 64)?;
-        let rate = self.io.rate_limit_mb_s != Some(0);
-        check("io.rate_limit_mb_s", rate, "must be above 0, or None")?;
+        let rate = self.io.rate_limit_mb_s.is_none_or(|rate| (1..=1 << 20).contains(&rate));
+        check("io.rate_limit_mb_s", rate, "must be from 1 to 1048576, or None")?;
         let scrub = self.io.scrub_interval != Some(Duration::ZERO);
         check("io.scrub_interval", scrub, "must be above 0, or None")
     }
 
     fn validate_memory(&self) -> Result<()> {
         within("resources.memtables_mib", self.resources.memtables_mib, 1, 1 << 20)?;
-        let two = u64_of(self.memtable.flush_trigger_bytes).saturating_mul(2);
-        let budget = u64_of(self.resources.memtables_mib) << 20;
+        let settled = self.clone().settled();
+        let two = two_memtables(settled.memtable.flush_trigger_bytes);
         check(
             "resources.memtables_mib",
-            budget >= two,
-            "must hold two memtables of memtable.flush_trigger_bytes: one is written, one flushed",
+            settled.resources.memtables_mib >= two,
+            &format!(
+                "must be at least {two}, two memtables of memtable.flush_trigger_bytes, one written and one flushed; \
+                 or set that lower"
+            ),
         )
     }
+
+    /// The configuration with defaults that fit what is set: of the memory of memtables and their size, the one that was left at
+    /// its default gives way.
+    pub(crate) fn settled(mut self) -> Self {
+        let (memory, size) = (ResourceConfig::default(), MemtableConfig::default());
+        let set = (self.resources.memtables_mib, self.memtable.flush_trigger_bytes);
+        if set.0 == memory.memtables_mib {
+            self.resources.memtables_mib = set.0.max(two_memtables(set.1));
+        } else if set.1 == size.flush_trigger_bytes {
+            let quarter = u64_of(set.0).saturating_mul(1 << 20) / 4;
+            self.memtable.flush_trigger_bytes = set.1.min(usize_of(quarter));
+        }
+        self
+    }
+}
+
+/// MiB that two memtables of `bytes` take.
+fn two_memtables(bytes: usize) -> usize {
+    bytes.saturating_mul(2).div_ceil(1 << 20)
 }
 
 fn check(field: &'static str, fine: bool, problem: &str) -> Result<()> {
@@ -395,29 +448,125 @@ mod tests {
     fn defaults_are_those_of_the_readme() {
         let config = ATLLConfig::default();
         assert_eq!((config.fanout, config.max_levels, config.l1_slot_count), (10, 7, 32));
-        assert_eq!(config.memtable.flush_trigger_bytes, 64 << 20);
+        let quarter = config.resources.memtables_mib << 18;
+        assert_eq!(config.memtable.flush_trigger_bytes, quarter.min(64 << 20));
         assert_eq!(config.memtable.wal_age_trigger_sec, 30);
         assert_eq!((config.l0.max_files, config.filters.bloom_bits_per_key), (12, 10));
         config.validate().expect("defaults make sense");
     }
 
     #[test]
+    fn defaults_take_a_share_of_a_small_memory_limit_and_make_sense_at_each() {
+        for mib in (64..4096).chain([1 << 20, u64::MAX >> 20]) {
+            let limit = mib << 20;
+            let (memtables, cache) = (memtable_bytes(limit), block_cache_bytes(limit));
+            assert!(memtables <= limit / 4 && cache <= limit / 8, "at {mib} MiB");
+            let mut config = ATLLConfig::default();
+            config.memtable.flush_trigger_bytes = usize_of(memtables / 4);
+            config.resources.memtables_mib = usize_of(memtables >> 20);
+            config.resources.block_cache_mib = usize_of(cache >> 20);
+            config.validate().expect("defaults make sense");
+        }
+        assert_eq!((memtable_bytes(64 << 20), block_cache_bytes(64 << 20)), (16 << 20, 8 << 20));
+        assert_eq!((memtable_bytes(1 << 30), block_cache_bytes(1 << 30)), (256 << 20, 64 << 20));
+        assert_eq!((memtable_bytes(0), block_cache_bytes(0)), (1 << 20, 0));
+        let config = ATLLConfig::default();
+        let limit = memory_limit();
+        assert_eq!(u64_of(config.resources.memtables_mib) << 20, memtable_bytes(limit));
+        assert_eq!(u64_of(config.resources.block_cache_mib) << 20, block_cache_bytes(limit));
+    }
+
+    #[test]
+    fn a_default_gives_way_to_what_is_set() {
+        let config = ATLLConfig::default();
+        assert_eq!(config.clone().settled(), config, "defaults fit each other");
+        let all = config.resources.memtables_mib;
+        let mut large = config.clone();
+        large.memtable.flush_trigger_bytes = (all << 20) + 1;
+        large.validate().expect("the memory was not set");
+        assert_eq!(large.settled().resources.memtables_mib, 2 * all + 1);
+        let mut little = config;
+        little.resources.memtables_mib = 1;
+        little.validate().expect("the size was not set");
+        assert_eq!(little.clone().settled().memtable.flush_trigger_bytes, 1 << 18);
+        little.memtable.flush_trigger_bytes = 1 << 20;
+        let problem = little.validate().expect_err("both are set").to_string();
+        assert!(problem.contains("memtable.flush_trigger_bytes"), "{problem}");
+        assert!(problem.contains("memtables_mib") && problem.contains("at least 2"), "{problem}");
+    }
+
+    type Spoil = fn(&mut ATLLConfig);
+
+    /// Each bad kind of value of each field.
+    const NONSENSE: &[(&str, Spoil)] = &[
+        ("data_dir", |c| c.data_dir = PathBuf::new()),
+        ("fanout", |c| c.fanout = 0),
+        ("fanout", |c| c.fanout = 1),
+        ("fanout", |c| c.fanout = usize::MAX),
+        ("max_levels", |c| c.max_levels = 0),
+        ("max_levels", |c| c.max_levels = 1),
+        ("max_levels", |c| c.max_levels = usize::MAX),
+        ("l1_slot_count", |c| c.l1_slot_count = 0),
+        ("l1_slot_count", |c| c.l1_slot_count = usize::MAX),
+        ("memtable.flush_trigger_bytes", |c| c.memtable.flush_trigger_bytes = 0),
+        ("memtable.flush_trigger_bytes", |c| c.memtable.flush_trigger_bytes = usize::MAX),
+        ("memtable.wal_age_trigger_sec", |c| c.memtable.wal_age_trigger_sec = 0),
+        ("memtable.wal_age_trigger_sec", |c| c.memtable.wal_age_trigger_sec = u64::MAX),
+        ("l0.max_files", |c| c.l0.max_files = 0),
+        ("l0.max_files", |c| c.l0.max_files = usize::MAX),
+        ("filters.bloom_bits_per_key", |c| c.filters.bloom_bits_per_key = usize::MAX),
+        ("durability", |c| c.durability = Durability::Batch(Duration::ZERO)),
+        ("durability", |c| c.durability = Durability::Batch(Duration::MAX)),
+        ("default_k.l1", |c| c.default_k.l1 = 0),
+        ("default_k.l1", |c| c.default_k.l1 = u8::MAX),
+        ("default_k.l2", |c| c.default_k.l2 = 0),
+        ("default_k.l2", |c| c.default_k.l2 = u8::MAX),
+        ("default_k.l3_plus", |c| c.default_k.l3_plus = 0),
+        ("default_k.l3_plus", |c| c.default_k.l3_plus = u8::MAX),
+        ("hot_k", |c| c.hot_k = 0),
+        ("hot_k", |c| c.hot_k = u8::MAX),
+        ("slot_byte_budget_fraction", |c| c.slot_byte_budget_fraction = f64::NAN),
+        ("slot_byte_budget_fraction", |c| c.slot_byte_budget_fraction = -0.1),
+        ("slot_byte_budget_fraction", |c| c.slot_byte_budget_fraction = f64::INFINITY),
+        ("heat_thresholds.hot", |c| c.heat_thresholds.hot = f64::NAN),
+        ("heat_thresholds.hot", |c| c.heat_thresholds.hot = 1.1),
+        ("heat_thresholds.cold", |c| c.heat_thresholds.cold = f64::NAN),
+        ("heat_thresholds.cold", |c| c.heat_thresholds.cold = -1.0),
+        ("heat_thresholds.cold", |c| c.heat_thresholds.cold = 0.9),
+        ("heat_thresholds.half_life_ops", |c| c.heat_thresholds.half_life_ops = 0),
+        ("tombstone.density_threshold", |c| c.tombstone.density_threshold = 0.0),
+        ("tombstone.density_threshold", |c| c.tombstone.density_threshold = f64::NAN),
+        ("tombstone.density_threshold", |c| c.tombstone.density_threshold = 1.5),
+        ("tombstone.ttl_default_sec", |c| c.tombstone.ttl_default_sec = Some(0)),
+        ("io.max_background_compactions", |c| c.io.max_background_compactions = 0),
+        ("io.max_background_compactions", |c| c.io.max_background_compactions = usize::MAX),
+        ("io.rate_limit_mb_s", |c| c.io.rate_limit_mb_s = Some(0)),
+        ("io.rate_limit_mb_s", |c| c.io.rate_limit_mb_s = Some(u64::MAX)),
+        ("io.scrub_interval", |c| c.io.scrub_interval = Some(Duration::ZERO)),
+        ("block_size", |c| c.block_size = 0),
+        ("block_size", |c| c.block_size = usize::MAX),
+        ("restart_interval", |c| c.restart_interval = 0),
+        ("restart_interval", |c| c.restart_interval = usize::MAX),
+        ("resources.block_cache_mib", |c| c.resources.block_cache_mib = usize::MAX),
+        ("resources.memtables_mib", |c| c.resources.memtables_mib = 0),
+        ("resources.memtables_mib", |c| c.resources.memtables_mib = usize::MAX),
+        ("resources.memtables_mib", |c| {
+            c.memtable.flush_trigger_bytes = 100 << 20;
+            c.resources.memtables_mib = 199;
+        }),
+        ("resources.open_files", |c| c.resources.open_files = 0),
+        ("resources.open_files", |c| c.resources.open_files = usize::MAX),
+        ("wal.gc_interval_sec", |c| c.wal.gc_interval_sec = 0),
+        ("wal.gc_interval_sec", |c| c.wal.gc_interval_sec = u64::MAX),
+    ];
+
+    #[test]
     fn nonsense_names_its_field() {
-        type Spoil = fn(&mut ATLLConfig);
-        let cases: [(&str, Spoil); 7] = [
-            ("fanout", |c| c.fanout = 1),
-            ("data_dir", |c| c.data_dir = PathBuf::new()),
-            ("durability", |c| c.durability = Durability::Batch(Duration::ZERO)),
-            ("heat_thresholds.cold", |c| c.heat_thresholds.cold = 0.9),
-            ("slot_byte_budget_fraction", |c| c.slot_byte_budget_fraction = f64::NAN),
-            ("io.scrub_interval", |c| c.io.scrub_interval = Some(Duration::ZERO)),
-            ("resources.memtables_mib", |c| c.resources.memtables_mib = 64),
-        ];
-        for (name, spoil) in cases {
+        for (name, spoil) in NONSENSE {
             let mut config = ATLLConfig::default();
             spoil(&mut config);
             match config.validate() {
-                Err(Error::Config { field, .. }) => assert_eq!(field, name),
+                Err(Error::Config { field, .. }) => assert_eq!(field, *name),
                 other => panic!("{name}: {other:?}"),
             }
         }

@@ -13,7 +13,7 @@ use crate::actors::{
     wal_writer,
 };
 use crate::batch::{Commit, WriteBatch, WriteOptions};
-use crate::commit::{Commits, Core, CoreArgs};
+use crate::commit::{Commits, Core, CoreArgs, Terms};
 use crate::config::{ATLLConfig, Durability};
 use crate::cursor::{Found, Stop};
 use crate::env::Env;
@@ -21,6 +21,7 @@ use crate::error::{Error, Result};
 use crate::jobs::checkpoint::write_checkpoint;
 use crate::jobs::recover::{Recovered, RecoveryReport, recover};
 use crate::jobs::verify::VerifyReport;
+use crate::ledger::MemoryLedger;
 use crate::memtable::Memtable;
 use crate::observe::Meter;
 use crate::scan::{RangeIter, Scan};
@@ -98,6 +99,7 @@ impl LsmEngine {
     /// As for [`open`](Self::open).
     pub async fn open_in(config: ATLLConfig, env: Env) -> Result<Self> {
         config.validate()?;
+        let config = config.settled();
         let recovered = open_files(&env, &config).await?;
         let recovery = recovered.report.clone();
         let shared = build(config, recovered);
@@ -163,13 +165,16 @@ impl LsmEngine {
             batch.expire_puts_at(shared.env().clock.wall_ms().saturating_add(ttl_ms));
         }
         let (bytes, ops) = (batch.bytes(), batch.len());
-        let stall = shared.gate.pass(&*shared.env().clock, bytes, options.deadline).await?;
+        let clock = &*shared.env().clock;
+        let until = options.deadline.map(|deadline| clock.now().saturating_add(deadline));
+        let stall = shared.gate.pass(clock, bytes, options.deadline).await?;
         if stall.0 > Duration::ZERO {
             shared.totals.stalled(stall.0);
             shared.metrics.write_stall_ms.observe(stall.0.as_secs_f64() * 1e3);
         }
         let durability = options.durability.unwrap_or(shared.config.durability);
-        let seq = shared.commits.write(batch, durability == Durability::Sync).await?;
+        let terms = Terms { sync: durability == Durability::Sync, clock, until };
+        let seq = shared.commits.write(batch, terms).await?;
         if let Durability::Batch(interval) = durability {
             let due = shared.now().saturating_add(interval).as_micros();
             let due = u64::try_from(due).unwrap_or(u64::MAX - 1).min(u64::MAX - 1);
@@ -373,6 +378,12 @@ impl LsmEngine {
         self.inner.stats()
     }
 
+    /// Where its memory is.
+    #[must_use]
+    pub fn memory(&self) -> MemoryLedger {
+        self.inner.shared.memory()
+    }
+
     /// What opening the database found and did.
     #[must_use]
     pub fn recovery(&self) -> &RecoveryReport {
@@ -558,8 +569,9 @@ impl Inner {
         shared.totals.fill(&mut stats);
         stats.memtable_bytes = u64_of(view.memtable_bytes());
         stats.sealed_memtables = view.sealed.len();
-        stats.cache_bytes = shared.store.cache().bytes();
-        stats.index_bytes = view.tree.tables().values().map(|table| table.pinned_bytes()).sum();
+        stats.cache_bytes = shared.store.cache().blocks().bytes();
+        stats.index_bytes = shared.store.cache().pinned_bytes();
+        stats.open_tables = shared.store.cache().open_files();
         stats.levels = version
             .numbered()
             .map(|(level, state)| LevelStats {
@@ -571,7 +583,11 @@ impl Inner {
             .collect();
         stats.tables = version.tables.len();
         stats.table_bytes = version.tables.values().map(|table| table.file_bytes).sum();
-        stats.pinned_tables = shared.garbage().len();
+        let garbage = shared.garbage();
+        let pinned = garbage.iter().filter(|dead| dead.table.strong_count() > 0);
+        stats.pinned_bytes = pinned.map(|dead| dead.bytes).sum();
+        stats.pinned_tables = garbage.len();
+        drop(garbage);
         let (snapshots, oldest) = shared.snapshots.count_and_oldest();
         stats.snapshots = snapshots;
         stats.oldest_snapshot = oldest.map(|since| shared.now().saturating_sub(since));
@@ -666,11 +682,13 @@ fn build(mut config: ATLLConfig, recovered: Recovered) -> Arc<Shared> {
     });
     let routes = Arc::new(Routes::new(config.max_levels));
     let (bell, seal_bell) = (Arc::clone(&routes), Arc::clone(&routes));
+    let room = u64_of(config.resources.memtables_mib) << 20;
     let commits = Commits::new(
-        core,
+        (core, room),
         move || bell.wal_writer.ring(wal_writer::Msg::Wake),
         move || seal_bell.memtable_owner.ring(memtable_owner::Msg::Look),
     );
+    views.load().sealed.iter().for_each(|memtable| commits.occupy_room(memtable));
     Shared::new(SharedArgs { config, store, views, commits, routes, manifest, lock })
 }
 
@@ -712,5 +730,28 @@ mod tests {
             assert_send(&engine.snapshot().get(b"k"));
         }
         let _: fn(&LsmEngine) = check;
+    }
+
+    /// A shutdown cancels flushes, and then wants one itself: it may come while a cancelled one has not ended.
+    #[cfg(feature = "sim")]
+    #[tokio::test(start_paused = true)]
+    async fn who_asks_for_a_flush_while_a_cancelled_one_ends_gets_it() {
+        use crate::actors::flusher;
+        use crate::env::sim::{SimFs, VirtualClock, sim_env};
+        let env = sim_env(&SimFs::new(1), VirtualClock::default());
+        let engine = LsmEngine::open_in(ATLLConfig::default(), env).await.unwrap();
+        engine.put("key", "value").await.unwrap();
+        let shared = Arc::clone(&engine.inner.shared);
+        assert!(!shared.flushing.swap(true, Ordering::AcqRel), "nothing else is flushed");
+        let flush = tokio::spawn(async move { engine.flush().await });
+        while shared.views.load().sealed.is_empty() {
+            tokio::task::yield_now().await;
+        }
+        // All messages are heard before a timer fires.
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        shared.flushing.store(false, Ordering::Release);
+        shared.routes.flusher.ring(flusher::Msg::Done(Err(Error::Closed)));
+        let flushed = tokio::time::timeout(Duration::from_secs(60), flush).await;
+        assert!(flushed.unwrap().unwrap().is_ok());
     }
 }

@@ -1,6 +1,7 @@
 //! The crate: its page is the README, its modules stand in reading order.
 #![doc = include_str!("../README.md")]
 
+mod tally;
 mod types;
 
 mod error;
@@ -28,6 +29,7 @@ mod quarantine;
 
 mod commit;
 mod jobs;
+mod ledger;
 mod scan;
 mod stats;
 
@@ -47,6 +49,7 @@ pub use jobs::recover::RecoveryReport;
 pub use jobs::repair::{RepairReport, Salvaged, diagnose, repair};
 pub use jobs::salvage::Lost;
 pub use jobs::verify::{VerifyReport, verify};
+pub use ledger::MemoryLedger;
 pub use quarantine::DamagedTable;
 pub use scan::{RangeIter, Scan};
 pub use stats::{LevelStats, Pressure, Stats};

@@ -43,7 +43,9 @@ use crate::cursor::{Cursor, Found, Stop};
 use crate::env::Env;
 pub use crate::error::{Error, Result};
 use crate::observe::{BuildMetrics, Histogram, Meter, ReadMetrics};
-use crate::storage::{Access, BlockCache, Fetch, Table, TableCursor, TableOptions, TableWriter};
+use crate::storage::{
+    Access, Fetch, NO_TABLES, Table, TableCache, TableCursor, TableOptions, TableWriter,
+};
 use crate::types::{Direction, FileId, KeyRange, Level, SeqNo, ValueKind, hash_key, u64_of};
 use crate::version::TableMeta;
 
@@ -435,7 +437,7 @@ impl SSTableReader {
         config.validate()?;
         let begun = env.clock.now();
         let metrics = ReadMetrics::new(env.meter.as_ref());
-        let cache = BlockCache::new(u64_of(config.block_cache_mb) << 20);
+        let cache = TableCache::alone(u64_of(config.block_cache_mb) << 20);
         let (fs, table_metrics) = (Arc::clone(&env.fs), Arc::clone(&metrics));
         let open = move || {
             let table = Table::open(fs, config.path, cache, table_metrics)?;
@@ -458,7 +460,7 @@ impl SSTableReader {
         let mut fetch = Fetch::new(Access::Try, true);
         let hash = hash_key(key);
         let found = loop {
-            match self.table.get(key, hash, SeqNo::MAX, &mut fetch) {
+            match self.table.get(&NO_TABLES, (key, hash), SeqNo::MAX, &mut fetch) {
                 Ok(found) => break found,
                 Err(Stop::Failed(error)) => return Err(error),
                 Err(Stop::Blocked(read)) => self.env.on_disk(read).await?,

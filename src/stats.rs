@@ -111,6 +111,8 @@ pub struct Stats {
     pub cache_bytes: u64,
     /// Bytes of loaded table indexes and filters.
     pub index_bytes: u64,
+    /// Tables whose file is open.
+    pub open_tables: usize,
     /// Levels, from L0 down.
     pub levels: Vec<LevelStats>,
     /// Tables.
@@ -119,6 +121,8 @@ pub struct Stats {
     pub table_bytes: u64,
     /// Tables that no version names and that open scans still hold.
     pub pinned_tables: usize,
+    /// Bytes of those tables: they stay on disk until the scans are dropped.
+    pub pinned_bytes: u64,
     /// Live snapshots.
     pub snapshots: usize,
     /// Age of the oldest live snapshot.
@@ -180,6 +184,17 @@ impl fmt::Display for Stats {
         for level in self.levels.iter().filter(|level| level.runs > 0) {
             let LevelStats { level, slots, runs, bytes } = level;
             writeln!(f, "  {level}         {slots} slots, {runs} runs, {}", mib(*bytes))?;
+        }
+        if self.pinned_tables > 0 {
+            writeln!(
+                f,
+                "pinned       {} tables ({}) by scans",
+                self.pinned_tables,
+                mib(self.pinned_bytes)
+            )?;
+        }
+        if let Some(age) = self.oldest_snapshot {
+            writeln!(f, "snapshots    {}, the oldest snapshot is {age:?} old", self.snapshots)?;
         }
         write!(f, "last write   {} (on disk: {})", self.last_seq, self.durable_seq)
     }

@@ -18,7 +18,7 @@ use crate::merge::Merge;
 use crate::observe::{Histogram, ReadMetrics};
 use crate::policy::{SAMPLING, SlotCounters, counters_for};
 use crate::storage::store::Store;
-use crate::storage::{Access, Fetch, Table, TableCursor};
+use crate::storage::{Access, Fetch, OpenTables, Table, TableCache, TableCursor};
 use crate::types::{Direction, FileId, KeyRange, Level, SeqNo, SlotId, hash_key};
 use crate::version::{LevelState, Run, Slot, Version};
 
@@ -94,6 +94,7 @@ pub(crate) struct Tree {
     levels: Vec<Arc<[SlotView]>>,
     tables: BTreeMap<FileId, Arc<Table>>,
     counters: BTreeMap<SlotId, Arc<SlotCounters>>,
+    cache: Arc<TableCache>,
 }
 
 #[derive(Clone, Debug)]
@@ -131,7 +132,8 @@ impl Tree {
         let used = levels.iter().rposition(|slots| slots.iter().any(|slot| !slot.runs.is_empty()));
         levels.truncate(used.map_or(0, |last| last + 1));
         let l0 = version.l0_runs().iter().map(|run| RunView::new(run, &tables)).collect();
-        Self { version, l0, levels, tables, counters }
+        let cache = Arc::clone(store.cache());
+        Self { version, l0, levels, tables, counters, cache }
     }
 
     pub(crate) fn tables(&self) -> &BTreeMap<FileId, Arc<Table>> {
@@ -437,13 +439,14 @@ impl<'k> Lookup<'k> {
 
     fn ask_tables(&mut self, tree: &Tree) -> Result<Option<Found>, Stop> {
         let mut passed = 0;
-        if let Some(found) = self.ask_runs(&tree.l0, &mut passed)? {
+        let open = tree.cache.open_tables();
+        if let Some(found) = self.ask_runs(&tree.l0, &open, &mut passed)? {
             return Ok(Some(found));
         }
         for slots in &tree.levels {
             let Some(slot) = slots.get(slot_of(slots, self.key)) else { continue };
             let before = self.done;
-            let found = self.ask_runs(&slot.runs, &mut passed)?;
+            let found = self.ask_runs(&slot.runs, &open, &mut passed)?;
             if self.sampled && self.done > before {
                 slot.counters.record_get(self.key, self.done - before);
             }
@@ -455,7 +458,12 @@ impl<'k> Lookup<'k> {
     }
 
     /// Asks `runs`, newest first, but for those that were asked before. `passed`: how many were gone over on this try.
-    fn ask_runs(&mut self, runs: &[RunView], passed: &mut usize) -> Result<Option<Found>, Stop> {
+    fn ask_runs(
+        &mut self,
+        runs: &[RunView],
+        open: &OpenTables,
+        passed: &mut usize,
+    ) -> Result<Option<Found>, Stop> {
         for run in runs {
             *passed += 1;
             if *passed <= self.done {
@@ -464,7 +472,8 @@ impl<'k> Lookup<'k> {
             let mut found = None;
             if let Some(table) = run.table_of(self.key) {
                 self.asked = true;
-                found = table.get(self.key, self.hash, self.snapshot, &mut self.fetch)?;
+                let wanted = (self.key, self.hash);
+                found = table.get(open, wanted, self.snapshot, &mut self.fetch)?;
             }
             self.done = *passed;
             if found.is_some() {

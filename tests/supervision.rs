@@ -2,21 +2,27 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot set up must stop")]
 #![expect(clippy::expect_used, reason = "a test that waits in vain must stop")]
 
+use std::any::Any;
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::io;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
+use nori_lsm::env::sim::{ManualClock, SimFs, sim_env};
+use nori_lsm::env::{Blocking, Env, Fs, ReadFile, WriteFile};
 use nori_lsm::{
     ATLLConfig, Blow, Component, Durability, Error, HealthState, Level, LsmEngine, MemtableConfig,
     WriteBatch, WriteOptions,
 };
+use tokio::sync::oneshot;
 
 const WRITERS: u64 = 16;
 const READERS: u64 = 4;
 const LEVELS: usize = 4;
 
-fn config(dir: &std::path::Path) -> ATLLConfig {
+fn config(dir: &Path) -> ATLLConfig {
     ATLLConfig {
         data_dir: dir.to_owned(),
         max_levels: LEVELS,
@@ -293,4 +299,141 @@ async fn two_engines_in_one_process_do_not_know_each_other() {
     }
     assert!(engines[0].health().components.is_empty());
     within(engines[0].shutdown()).await.unwrap();
+}
+
+/// A disk on which the next manifest is not named by `CURRENT` before the test says so.
+#[derive(Clone, Debug)]
+struct SlowCurrent {
+    disk: SimFs,
+    gate: Arc<Gate>,
+}
+
+#[derive(Debug, Default)]
+struct Gate {
+    state: Mutex<GateState>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct GateState {
+    shut: bool,
+    /// Told when the first comes to the gate.
+    arrival: Option<oneshot::Sender<()>>,
+    /// Manifests that were begun and that `CURRENT` names, since the gate was shut.
+    begun: usize,
+    named: usize,
+}
+
+impl Gate {
+    fn shut(&self) -> oneshot::Receiver<()> {
+        let (arrival, arrived) = oneshot::channel();
+        *self.state.lock().unwrap() =
+            GateState { shut: true, arrival: Some(arrival), begun: 0, named: 0 };
+        arrived
+    }
+
+    fn open(&self) {
+        self.state.lock().unwrap().shut = false;
+        self.changed.notify_all();
+    }
+
+    /// The first waits for the gate, and then for every other that has begun: it comes last.
+    fn pass(&self) {
+        let mut state = self.state.lock().unwrap();
+        if let Some(arrival) = state.arrival.take() {
+            arrival.send(()).unwrap();
+            let held = |state: &mut GateState| state.shut || state.named + 1 < state.begun;
+            drop(self.changed.wait_while(state, held).unwrap());
+        }
+    }
+
+    fn passed(&self) {
+        self.state.lock().unwrap().named += 1;
+        self.changed.notify_all();
+    }
+}
+
+impl Fs for SlowCurrent {
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn WriteFile>> {
+        self.disk.create(path)
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn ReadFile>> {
+        self.disk.open(path)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        if to.ends_with("CURRENT") {
+            self.gate.pass();
+            let named = self.disk.rename(from, to);
+            self.gate.passed();
+            return named;
+        }
+        if to.to_string_lossy().contains("MANIFEST-") {
+            self.gate.state.lock().unwrap().begun += 1;
+        }
+        self.disk.rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.disk.remove(path)
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<(String, u64)>> {
+        self.disk.list(dir)
+    }
+
+    fn create_dir(&self, dir: &Path) -> io::Result<()> {
+        self.disk.create_dir(dir)
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        self.disk.sync_dir(dir)
+    }
+
+    fn sync_file(&self, path: &Path) -> io::Result<()> {
+        self.disk.sync_file(path)
+    }
+
+    fn hard_link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.disk.hard_link(from, to)
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Box<dyn Any + Send + Sync>> {
+        self.disk.lock(path)
+    }
+
+    fn free_space(&self, dir: &Path) -> io::Result<u64> {
+        self.disk.free_space(dir)
+    }
+}
+
+/// A shutdown records the version in a manifest of its own. If it did so twice at a time, because a component died meanwhile, the
+/// slower one would name a manifest that the other has removed.
+#[tokio::test]
+async fn a_death_while_a_shutdown_records_the_version_does_no_harm() {
+    let (disk, clock) = (SimFs::new(1), ManualClock::default());
+    let fs = SlowCurrent { disk: disk.clone(), gate: Arc::default() };
+    let gate = Arc::clone(&fs.gate);
+    let env = Env { fs: Arc::new(fs), blocking: Blocking::Pool, ..sim_env(&disk, clock.clone()) };
+    let engine = LsmEngine::open_in(config(Path::new("/db")), env.clone()).await.unwrap();
+    engine.put("k", "v").await.unwrap();
+    engine.flush().await.unwrap();
+    let arrived = gate.shut();
+    let ending = tokio::spawn({
+        let engine = engine.clone();
+        async move { within(engine.shutdown()).await }
+    });
+    within(arrived).await.unwrap();
+    engine.strike(Component::WalGc, Blow::Panic);
+    clock.advance(Duration::from_secs(3600));
+    for _ in 0..1000 {
+        tokio::task::yield_now().await;
+    }
+    gate.open();
+    ending.await.unwrap().unwrap();
+    drop(engine);
+    let engine = LsmEngine::open_in(config(Path::new("/db")), env).await.unwrap();
+    assert_eq!(engine.get(b"k").await.unwrap().unwrap(), "v");
+    within(engine.shutdown()).await.unwrap();
 }

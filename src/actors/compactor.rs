@@ -39,9 +39,12 @@ impl Actor for Compactor {
 
     async fn pre_start(
         &self,
-        _myself: ActorRef<Msg>,
+        myself: ActorRef<Msg>,
         (shared, level): Self::Arguments,
     ) -> Result<Self::State, ActorProcessingErr> {
+        if let Some(route) = shared.routes.compactors.get(level.index()) {
+            route.set(myself);
+        }
         Ok((shared, level))
     }
 

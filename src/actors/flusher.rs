@@ -47,9 +47,11 @@ impl Actor for Flusher {
 
     async fn pre_start(
         &self,
-        _myself: ActorRef<Msg>,
+        myself: ActorRef<Msg>,
         shared: Arc<Shared>,
     ) -> Result<State, ActorProcessingErr> {
+        shared.routes.flusher.set(myself.clone());
+        myself.cast(Msg::Work)?;
         Ok(State { shared, retry: None })
     }
 
@@ -68,7 +70,10 @@ impl Actor for Flusher {
                 shared.health.works(Trouble::Flush);
                 shared.routes.memtable_owner.ring(memtable_owner::Msg::Look);
             }
-            Msg::Done(Err(Error::Closed)) => {} // cancelled: the engine goes down
+            // Cancelled, so the engine goes down. If flushes are allowed again by now, whoever asked for one while this still ran
+            // was turned away: nobody else would begin it.
+            Msg::Done(Err(Error::Closed)) if shared.cancel.check().is_ok() => start(shared),
+            Msg::Done(Err(Error::Closed)) => {}
             Msg::Done(Err(error)) => {
                 shared.health.failing(Trouble::Flush, &error, shared.now());
                 shared.flush_failed(error.clone());

@@ -28,7 +28,8 @@ pub enum HealthState {
     /// Everything works.
     #[default]
     Healthy,
-    /// Something fails and is tried again, and the engine goes on by itself once the cause is gone; or a table is damaged.
+    /// Something fails and is tried again, and the engine goes on by itself once the cause is gone; or a table is damaged, or a
+    /// component without which writes go on was given up, and is tried again in a minute.
     Degraded {
         /// What has been failing the longest.
         cause: String,

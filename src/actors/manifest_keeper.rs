@@ -114,9 +114,11 @@ impl Actor for ManifestKeeper {
 
     async fn pre_start(
         &self,
-        _myself: ActorRef<Msg>,
+        myself: ActorRef<Msg>,
         shared: Arc<Shared>,
     ) -> Result<Arc<Shared>, ActorProcessingErr> {
+        shared.routes.manifest_keeper.set(myself.clone());
+        myself.cast(Msg::Sweep)?;
         Ok(shared)
     }
 
@@ -240,14 +242,19 @@ fn begin(shared: &Shared, version: &Version) -> Result<ManifestLog> {
 
 /// Publishes a version, and tells everyone. Returns the tables that are new in it.
 fn publish(shared: &Arc<Shared>, version: Arc<Version>) -> Vec<Arc<Table>> {
-    let before = Arc::clone(&shared.views.load().tree);
+    let view = shared.views.load_full();
+    let before = Arc::clone(&view.tree);
     let tree = Arc::new(Tree::new(version, Some(&before), &shared.store));
     shared.views.update(|view| view.with_tree(Arc::clone(&tree)));
     shared.quarantine.refresh();
+    let flushed = view.sealed.iter().filter(|m| m.segment() < tree.version.log_floor);
+    flushed.for_each(|memtable| shared.commits.free_room(memtable));
+    drop(view);
     let mut garbage = shared.garbage();
     let dead = before.tables().iter().filter(|(id, _)| !tree.tables().contains_key(id));
     garbage.extend(dead.map(|(id, table)| Garbage {
         path: shared.store.layout().table(*id),
+        bytes: table.meta().file_bytes,
         table: Arc::downgrade(table),
         refused: false,
     }));

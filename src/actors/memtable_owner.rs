@@ -49,6 +49,8 @@ impl Actor for MemtableOwner {
         myself: ActorRef<Msg>,
         shared: Arc<Shared>,
     ) -> Result<State, ActorProcessingErr> {
+        shared.routes.memtable_owner.set(myself.clone());
+        myself.cast(Msg::Look)?;
         let timer = send_after(shared.env(), tick(&shared), &myself, Msg::Tick);
         Ok(State { shared, aging: None, timer, retry: None })
     }
@@ -105,6 +107,10 @@ fn is_too_old(state: &mut State) -> bool {
 async fn look(state: &mut State, myself: &ActorRef<Msg>) {
     let shared = Arc::clone(&state.shared);
     state.retry = None;
+    if shared.commits.is_crowded() && shared.views.load().sealed.is_empty() {
+        // Nothing is on its way into tables, so nothing else would make room.
+        shared.commits.lease().await.want_seal();
+    }
     match prepare(&shared).await {
         Ok(()) => {
             shared.health.works(Trouble::NextSegment);

@@ -18,7 +18,7 @@ mod busy;
 #[cfg(feature = "chaos")]
 pub(crate) mod chaos;
 mod compactor;
-mod flusher;
+pub(crate) mod flusher;
 mod health;
 pub(crate) mod manifest_keeper;
 pub(crate) mod memtable_owner;

@@ -17,15 +17,15 @@ use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SpawnErr, Supervisi
 use tokio::sync::oneshot;
 
 use super::compactor::Compactor;
-use super::flusher::{self, Flusher};
+use super::flusher::Flusher;
 use super::manifest_keeper::{self, ManifestKeeper};
-use super::memtable_owner::{self, MemtableOwner};
+use super::memtable_owner::MemtableOwner;
 use super::routes::Component;
 use super::scheduler::{self, Scheduler};
 use super::scrubber::Scrubber;
 use super::shared::Shared;
 use super::timer::{Timer, send_after};
-use super::wal_gc::{self, WalGc};
+use super::wal_gc::WalGc;
 use super::wal_writer::{self, WalWriter};
 use crate::error::{Error, Result};
 use crate::observe::VizEvent;
@@ -127,6 +127,7 @@ impl Actor for Root {
             Msg::Abandon => {
                 state.shared.cancel.cancel();
                 stop_children(state).await;
+                let_go(&state.shared).await;
                 myself.stop(None);
             }
             #[cfg(feature = "chaos")]
@@ -259,7 +260,8 @@ async fn resume(state: &mut State, myself: &ActorRef<Msg>) {
     state.shared.refresh_pressure();
 }
 
-/// Starts a component, makes its address known, and has it look: bells of the one before may be lost.
+/// Starts a component. It makes its address known itself, before it hears anything: a bell that rang between its first look and
+/// that would be lost.
 async fn spawn(
     component: Component,
     shared: &Arc<Shared>,
@@ -267,43 +269,28 @@ async fn spawn(
 ) -> Result<Child, SpawnErr> {
     let supervisor = root.get_cell();
     let args = Arc::clone(shared);
-    let routes = &shared.routes;
     // Names are static to the process: two engines could not have the same ones, so nobody has one.
     macro_rules! spawn {
-        ($actor:expr, $args:expr, $route:expr $(, $first:expr)*) => {{
+        ($actor:expr, $args:expr) => {{
             let (actor, handle) = Actor::spawn_linked(None, $actor, $args, supervisor).await?;
-            let cell = actor.get_cell();
-            $route.set(actor);
-            // Not before it can be reached: a bell between its first look and that would be lost.
-            $($route.ring($first);)*
-            Ok(Child { cell, handle })
+            Ok(Child { cell: actor.get_cell(), handle })
         }};
     }
     match component {
-        Component::WalWriter => {
-            // So may be a sync that was due, or had begun.
-            let sync = wal_writer::Msg::Sync(None);
-            spawn!(WalWriter, args, routes.wal_writer, wal_writer::Msg::Wake, sync)
-        }
-        Component::MemtableOwner => {
-            spawn!(MemtableOwner, args, routes.memtable_owner, memtable_owner::Msg::Look)
-        }
-        Component::Flusher => spawn!(Flusher, args, routes.flusher, flusher::Msg::Work),
-        Component::ManifestKeeper => {
-            spawn!(ManifestKeeper, args, routes.manifest_keeper, manifest_keeper::Msg::Sweep)
-        }
-        Component::Compactor(level) => {
-            spawn!(Compactor, (args, level), routes.compactors[level.index()])
-        }
-        Component::Scheduler => spawn!(Scheduler, args, routes.scheduler, scheduler::Msg::Wake),
-        Component::WalGc => spawn!(WalGc, args, routes.wal_gc, wal_gc::Msg::Work),
-        Component::Scrubber => spawn!(Scrubber, args, routes.scrubber),
+        Component::WalWriter => spawn!(WalWriter, args),
+        Component::MemtableOwner => spawn!(MemtableOwner, args),
+        Component::Flusher => spawn!(Flusher, args),
+        Component::ManifestKeeper => spawn!(ManifestKeeper, args),
+        Component::Compactor(level) => spawn!(Compactor, (args, level)),
+        Component::Scheduler => spawn!(Scheduler, args),
+        Component::WalGc => spawn!(WalGc, args),
+        Component::Scrubber => spawn!(Scrubber, args),
     }
 }
 
 type Step = Pin<Box<dyn Future<Output = Result<()>> + Send>>;
 
-/// Refuse writes, stop compactions, sync the log, flush, record the last version, stop the components.
+/// Refuse writes, stop compactions, sync the log, flush, stop the components, record the last version.
 ///
 /// Every step is tried even if one before it failed; the first failure is reported.
 async fn shutdown(state: &mut State, myself: &ActorRef<Msg>) -> Result<()> {
@@ -321,11 +308,8 @@ async fn shutdown(state: &mut State, myself: &ActorRef<Msg>) -> Result<()> {
     shared.jobs_ended().await;
     // Whoever was given up gets a last chance: what is in memory is worth it.
     shared.health.resumed();
-    let steps: [fn(Arc<Shared>) -> Step; 3] = [
-        |shared| Box::pin(sync_log(shared)),
-        |shared| Box::pin(flush_all(shared)),
-        |shared| Box::pin(record_version(shared)),
-    ];
+    let steps: [fn(Arc<Shared>) -> Step; 2] =
+        [|shared| Box::pin(sync_log(shared)), |shared| Box::pin(flush_all(shared))];
     let mut result = Ok(());
     for step in steps {
         let done = against_deaths(state, myself, step).await;
@@ -334,7 +318,10 @@ async fn shutdown(state: &mut State, myself: &ActorRef<Msg>) -> Result<()> {
         }
     }
     stop_children(state).await;
-    result
+    // Nobody is left who could change the version, or die: this is done once and to its end.
+    let recorded = record_version(Arc::clone(&shared)).await;
+    let_go(&shared).await;
+    result.and(recorded)
 }
 
 /// Brings `step` to its end; components that die meanwhile, or are dead already, are started again, within reason.
@@ -444,6 +431,18 @@ async fn stop_children(state: &mut State) {
     }
     state.shared.routes.root.clear();
     state.shared.jobs_ended().await;
-    state.shared.unlock();
-    state.shared.notify();
+}
+
+/// Lets others open the directory.
+async fn let_go(shared: &Arc<Shared>) {
+    let job = Arc::clone(shared);
+    let unlock = move || {
+        // A manifest keeper that died may have left a job behind.
+        job.unlock();
+        Ok(())
+    };
+    if shared.env().on_disk(unlock).await.is_err() {
+        shared.unlock(); // the runtime ends, and its jobs with it
+    }
+    shared.notify();
 }

@@ -13,10 +13,10 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::oneshot;
 
 use super::busy::WorkLease;
-use super::compactor;
 use super::routes::Route;
 use super::shared::Shared;
 use super::timer::{Timer, send_after};
+use super::{compactor, manifest_keeper};
 use crate::error::Result;
 use crate::observe::VizEvent;
 use crate::policy::{BacklogLoad, Busy, Done, FullCompaction, Load, Outcome, Plan, Policy};
@@ -77,6 +77,8 @@ impl Actor for Scheduler {
         myself: ActorRef<Msg>,
         shared: Arc<Shared>,
     ) -> Result<State, ActorProcessingErr> {
+        shared.routes.scheduler.set(myself.clone());
+        myself.cast(Msg::Wake)?;
         let timer = send_after(shared.env(), TICK, &myself, Msg::Tick);
         let policy = Policy::new(&shared.config);
         let demands = Vec::new();
@@ -100,6 +102,10 @@ impl Actor for Scheduler {
             Msg::Tick => {
                 state.timer = send_after(state.shared.env(), TICK, &myself, Msg::Tick);
                 observe(state);
+                if state.shared.has_free_garbage() {
+                    // What a reader let go of a while after it died.
+                    state.shared.routes.manifest_keeper.ring(manifest_keeper::Msg::Sweep);
+                }
             }
             Msg::Compact(range, reply) => {
                 let view = state.shared.views.load();

@@ -82,6 +82,7 @@ impl Actor for Scrubber {
         myself: ActorRef<Msg>,
         shared: Arc<Shared>,
     ) -> Result<State, ActorProcessingErr> {
+        shared.routes.scrubber.set(myself.clone());
         let interval = shared.config.io.scrub_interval;
         let timer =
             interval.map(|interval| send_after(shared.env(), turn(interval), &myself, Msg::Tick));

@@ -19,6 +19,7 @@ use crate::config::ATLLConfig;
 use crate::env::Env;
 use crate::error::{Error, Result};
 use crate::jobs::Cancel;
+use crate::ledger::MemoryLedger;
 use crate::memtable::Memtable;
 use crate::observe::EngineMetrics;
 use crate::policy::pressure::{Admitted, Backlog, admitted, pressure};
@@ -93,6 +94,8 @@ pub(crate) struct Shared {
 #[derive(Debug)]
 pub(crate) struct Garbage {
     pub(crate) path: PathBuf,
+    /// Size of its file; 0 if no version ever named it: nobody can hold it then.
+    pub(crate) bytes: u64,
     /// Readers that still hold it.
     pub(crate) table: Weak<Table>,
     /// The disk refused to delete it: every sweep tries again, but nobody waits for that.
@@ -320,6 +323,28 @@ impl Shared {
             && !self.sweeping.load(Ordering::Acquire)
     }
 
+    /// Where the memory is.
+    pub(crate) fn memory(&self) -> MemoryLedger {
+        let retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
+        let retired = retired.iter().map(|memtable| u64_of(memtable.memory())).sum();
+        let view = self.views.load_full();
+        let cache = self.store.cache();
+        let memtables = u64_of(self.config.resources.memtables_mib) << 20;
+        MemoryLedger {
+            active_memtable: u64_of(view.active.memory()),
+            sealed_memtables: view.sealed.iter().map(|memtable| u64_of(memtable.memory())).sum(),
+            retired_memtables: retired,
+            queued_writes: self.commits.queued_bytes(),
+            block_cache: cache.blocks().bytes(),
+            indexes_and_filters: cache.pinned_bytes(),
+            buffers: cache.buffers().bytes(),
+            budget: memtables + cache.max_bytes(),
+            waiting_writes: self.commits.waiting_bytes() + self.gate.waiting_bytes(),
+            ..MemoryLedger::default()
+        }
+        .summed()
+    }
+
     /// Keeps a flushed memtable until a sweep finds it unread.
     pub(crate) fn retire(&self, memtable: Arc<Memtable>) {
         self.retired.lock().unwrap_or_else(PoisonError::into_inner).push(memtable);
@@ -331,9 +356,11 @@ impl Shared {
         retired.extract_if(.., |memtable| Arc::strong_count(memtable) == 1).collect()
     }
 
-    /// Whether a dead table could be deleted.
+    /// Whether a sweep would find something: a dead table or a flushed memtable that nobody reads any more.
     pub(crate) fn has_free_garbage(&self) -> bool {
-        self.garbage().iter().any(|dead| !dead.refused && dead.table.strong_count() == 0)
+        let retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
+        retired.iter().any(|memtable| Arc::strong_count(memtable) == 1)
+            || self.garbage().iter().any(|dead| !dead.refused && dead.table.strong_count() == 0)
     }
 
     pub(crate) fn garbage(&self) -> MutexGuard<'_, Vec<Garbage>> {
@@ -374,7 +401,7 @@ impl Shared {
         let mut garbage = self.garbage();
         for path in tables.into_iter().map(|id| self.store.layout().table(id)) {
             if !garbage.iter().any(|dead| dead.path == path) {
-                garbage.push(Garbage { path, table: Weak::new(), refused: false });
+                garbage.push(Garbage { path, table: Weak::new(), bytes: 0, refused: false });
             }
         }
         drop(garbage);

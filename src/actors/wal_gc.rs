@@ -44,6 +44,8 @@ impl Actor for WalGc {
         myself: ActorRef<Msg>,
         shared: Arc<Shared>,
     ) -> Result<State, ActorProcessingErr> {
+        shared.routes.wal_gc.set(myself.clone());
+        myself.cast(Msg::Work)?;
         let timer = send_after(shared.env(), interval(&shared), &myself, Msg::Tick);
         Ok(State { shared, collected: FileId(0), timer })
     }

@@ -52,9 +52,14 @@ impl Actor for WalWriter {
 
     async fn pre_start(
         &self,
-        _myself: ActorRef<Msg>,
+        myself: ActorRef<Msg>,
         shared: Arc<Shared>,
     ) -> Result<State, ActorProcessingErr> {
+        shared.routes.wal_writer.set(myself.clone());
+        // Bells of the one before may be lost: look.
+        myself.cast(Msg::Wake)?;
+        // So may a sync that was due, or had begun.
+        myself.cast(Msg::Sync(None))?;
         Ok(State { shared, sync_timer: None, heal_timer: None })
     }
 

@@ -217,8 +217,11 @@ impl Core {
         let mut seq = SeqNo(self.next_seq.0.saturating_sub(1));
         self.next_seq = last.plus(1);
         self.phase = Phase::Idle;
-        for request in self.group.drain(..) {
+        for mut request in self.group.drain(..) {
             seq = seq.plus(u64_of(request.inserted));
+            if let Some(room) = request.room.take() {
+                room.keep_for(&self.memtable);
+            }
             request.answer(Ok(seq));
         }
         last

@@ -10,6 +10,8 @@ use tokio::sync::Notify;
 
 use crate::env::Clock;
 use crate::error::{Error, Result};
+use crate::tally::Tally;
+use crate::types::u64_of;
 
 /// Delays below this are saved up: a timer cannot wait less.
 const SHORTEST_WAIT: Duration = Duration::from_millis(1);
@@ -39,6 +41,8 @@ pub(crate) struct Gate {
     state: Mutex<State>,
     /// The valve was set to something that lets writes pass, sooner or later.
     opened: Notify,
+    /// Bytes of the writes that are held up.
+    waiting: Tally,
     /// The valve was opened: whoever is being paced may go at once.
     cleared: Notify,
 }
@@ -61,6 +65,7 @@ impl Default for Gate {
             open: AtomicBool::new(true),
             state: Mutex::new(state),
             opened: Notify::new(),
+            waiting: Tally::default(),
             cleared: Notify::new(),
         }
     }
@@ -98,6 +103,8 @@ impl Gate {
             return Ok(Stall::default());
         }
         let start = clock.now();
+        let _waiting = self.waiting.share(u64_of(bytes));
+        let mut paid = false;
         loop {
             let opened = self.opened.notified();
             tokio::pin!(opened);
@@ -107,15 +114,16 @@ impl Gate {
             cleared.as_mut().enable();
             let waited = clock.now().saturating_sub(start);
             let left = deadline.map(|deadline| deadline.saturating_sub(waited));
-            match self.admit(clock.now(), bytes, left) {
-                Admission::After(Duration::ZERO) => return Ok(Stall(waited)),
+            // What was paid for waits only while the gate is shut.
+            match self.admit(clock.now(), if paid { 0 } else { bytes }, left) {
+                Admission::After(wait) if paid || wait.is_zero() => return Ok(Stall(waited)),
                 Admission::After(wait) => {
+                    paid = true;
                     tokio::select! {
                         biased;
                         () = cleared => {}
                         () = clock.sleep(wait) => {}
                     }
-                    return Ok(Stall(clock.now().saturating_sub(start)));
                 }
                 Admission::Late { cause, retry_after } => {
                     return Err(Error::Stalled { cause, waited, retry_after });
@@ -132,6 +140,11 @@ impl Gate {
         }
     }
 
+    /// Bytes of the writes that are held up.
+    pub(crate) fn waiting_bytes(&self) -> u64 {
+        self.waiting.bytes()
+    }
+
     fn admit(&self, now: Duration, bytes: usize, left: Option<Duration>) -> Admission {
         let mut state = self.state();
         match state.valve {
@@ -140,6 +153,7 @@ impl Gate {
                 Admission::Late { cause, retry_after: Duration::from_millis(100) }
             }
             Valve::Shut { .. } => Admission::Wait,
+            Valve::Slow { .. } if bytes == 0 => Admission::After(Duration::ZERO),
             Valve::Slow { bytes_per_s } => {
                 let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
                 let cost = Duration::from_secs_f64(f64::from(bytes) / bytes_per_s.max(1024.0));

@@ -7,20 +7,30 @@ use std::ops::{Deref, DerefMut};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use tokio::sync::{Notify, Semaphore, oneshot};
+use tokio::sync::{Notify, oneshot};
 
 use super::core::Core;
 use super::queue::{Queue, Request};
+use super::room::{Room, Taken};
 use crate::batch::WriteBatch;
+use crate::env::Clock;
 use crate::error::{Error, Result};
-use crate::types::SeqNo;
+use crate::memtable::Memtable;
+use crate::tally::Tally;
+use crate::types::{SeqNo, u64_of};
 
-/// Bytes of queued writes per permit of the queue's semaphore.
-const ROOM_UNIT: usize = 1 << 10;
-/// Bytes that may wait in the queue; a larger batch waits until it is empty.
-const QUEUE_BYTES: usize = 64 << 20;
+/// How a write is to be committed.
+#[derive(Clone, Copy)]
+pub(crate) struct Terms<'a> {
+    /// Whether it is on disk before it is answered.
+    pub(crate) sync: bool,
+    pub(crate) clock: &'a dyn Clock,
+    /// When waiting for room is given up, on the monotonic clock.
+    pub(crate) until: Option<Duration>,
+}
 
 /// What the commit path shares with everyone: it outlives the actors.
 pub(crate) struct Commits {
@@ -29,7 +39,8 @@ pub(crate) struct Commits {
     /// Tasks that wait for the core: callers stand back while there are any.
     wanted: AtomicUsize,
     queue: Queue,
-    room: Arc<Semaphore>,
+    room: Room,
+    queued: Tally,
     /// Whether the WAL writer was rung and has not yet found the queue empty.
     armed: AtomicBool,
     /// Rings the WAL writer.
@@ -48,8 +59,9 @@ pub(crate) struct Commits {
 }
 
 impl Commits {
+    /// `room`: bytes that queued writes and memtables may take together.
     pub(crate) fn new(
-        core: Core,
+        (core, room): (Core, u64),
         doorbell: impl Fn() + Send + Sync + 'static,
         seal_bell: impl Fn() + Send + Sync + 'static,
     ) -> Arc<Self> {
@@ -57,7 +69,8 @@ impl Commits {
             returned: Notify::new(),
             wanted: AtomicUsize::new(0),
             queue: Queue::default(),
-            room: Arc::new(Semaphore::new(QUEUE_BYTES / ROOM_UNIT)),
+            room: Room::new(room),
+            queued: Tally::default(),
             armed: AtomicBool::new(false),
             doorbell: Box::new(doorbell),
             seal_bell: Box::new(seal_bell),
@@ -84,7 +97,11 @@ impl Commits {
     /// Commits `batch`. Returns the SeqNo of its last operation.
     ///
     /// Dropping the future does not undo a write: it is applied whole or, if it was still waiting for room, not at all.
-    pub(crate) async fn write(self: &Arc<Self>, batch: WriteBatch, sync: bool) -> Result<SeqNo> {
+    pub(crate) async fn write(
+        self: &Arc<Self>,
+        batch: WriteBatch,
+        terms: Terms<'_>,
+    ) -> Result<SeqNo> {
         // A tight loop of writes that are all ready at once would starve the actors of a current_thread runtime.
         tokio::task::coop::consume_budget().await;
         if let Some(refusal) = &*self.refusal.load() {
@@ -93,33 +110,75 @@ impl Commits {
         if batch.is_empty() {
             return Ok(self.visible());
         }
-        if !sync
+        let room = match self.room.try_take(&batch)? {
+            Some(room) => room,
+            None => self.wait_for_room(&batch, terms).await?,
+        };
+        if !terms.sync
             && !self.armed.load(Ordering::Acquire)
             && let Some(lease) = self.try_lease()
         {
             // Looked at again with the core in hand: after a refusal, whoever held the core once knows that no write follows.
             return match self.refusal() {
                 Some(refusal) => Err(refusal),
-                None => lease.commit_alone(batch),
+                None => lease.commit_alone(batch, room),
             };
         }
-        self.enqueue(batch, sync).await
+        self.enqueue(batch, terms.sync, room).await
     }
 
-    async fn enqueue(&self, batch: WriteBatch, sync: bool) -> Result<SeqNo> {
-        let units = (batch.bytes() / ROOM_UNIT + 1).min(QUEUE_BYTES / ROOM_UNIT);
-        let units = u32::try_from(units).unwrap_or(u32::MAX);
-        let room = Arc::clone(&self.room).acquire_many_owned(units).await;
-        let room = room.map_err(|_closed| Error::Closed)?;
+    async fn wait_for_room(&self, batch: &WriteBatch, terms: Terms<'_>) -> Result<Taken> {
+        let room = self.room.take(batch, terms.clock, terms.until, || self.refusal());
+        // If nothing is being flushed, room comes only by sealing what there is.
+        let ring = async {
+            if !self.seal_rung.swap(true, Ordering::AcqRel) {
+                (self.seal_bell)();
+            }
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            biased;
+            room = room => room,
+            () = ring => Err(Error::Closed),
+        }
+    }
+
+    async fn enqueue(&self, batch: WriteBatch, sync: bool, room: Taken) -> Result<SeqNo> {
         let (reply, answer) = oneshot::channel();
-        let request = Request { batch, sync, inserted: 0, reply: Some(reply), _room: Some(room) };
-        self.queue.push(request);
+        let queued = Some(self.queued.share(u64_of(batch.bytes())));
+        let (reply, room) = (Some(reply), Some(room));
+        self.queue.push(Request { batch, sync, inserted: 0, reply, room, _queued: queued });
         self.ring();
         if let Some(refusal) = &*self.refusal.load() {
             // Refused between the first look and the push: nobody would come for it.
             self.queue.refuse(refusal);
         }
         answer.await.unwrap_or(Err(Error::Interrupted { component: "wal writer" }))
+    }
+
+    /// A memtable that recovery filled takes room like one that was written.
+    pub(crate) fn occupy_room(&self, memtable: &Memtable) {
+        self.room.occupy(memtable);
+    }
+
+    /// `memtable` is in tables: its room is for other writes now.
+    pub(crate) fn free_room(&self, memtable: &Memtable) {
+        self.room.free(memtable);
+    }
+
+    /// Whether writes wait for room.
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.room.is_crowded()
+    }
+
+    /// Bytes of the writes that were admitted and are not answered yet.
+    pub(crate) fn queued_bytes(&self) -> u64 {
+        self.queued.bytes()
+    }
+
+    /// Bytes of the writes that wait for room.
+    pub(crate) fn waiting_bytes(&self) -> u64 {
+        self.room.waiting_bytes().bytes()
     }
 
     /// Rings the WAL writer, once until it disarms.
@@ -155,6 +214,7 @@ impl Commits {
         let error = Arc::new(error);
         self.refusal.store(Some(Arc::clone(&error)));
         self.queue.refuse(&error);
+        self.room.refuse();
     }
 
     /// Takes writes again.
@@ -240,8 +300,9 @@ impl Lease {
     }
 
     /// Commits a group of one on the spot.
-    fn commit_alone(mut self, batch: WriteBatch) -> Result<SeqNo> {
-        let request = Request { batch, sync: false, inserted: 0, reply: None, _room: None };
+    fn commit_alone(mut self, batch: WriteBatch, room: Taken) -> Result<SeqNo> {
+        let room = Some(room);
+        let request = Request { batch, sync: false, inserted: 0, reply: None, room, _queued: None };
         self.group().push(request);
         self.taken();
         // The caller's task is not a supervised actor: a panic here must reach neither it nor the other callers.

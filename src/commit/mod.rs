@@ -15,7 +15,8 @@ mod core;
 mod gate;
 mod lease;
 mod queue;
+mod room;
 
 pub(crate) use self::core::{Core, CoreArgs};
 pub(crate) use gate::{Gate, Valve};
-pub(crate) use lease::{Commits, Lease};
+pub(crate) use lease::{Commits, Lease, Terms};

@@ -3,10 +3,12 @@
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::oneshot;
 
+use super::room::Taken;
 use crate::batch::WriteBatch;
 use crate::error::{Error, Result};
+use crate::tally::Share;
 use crate::types::SeqNo;
 
 /// Most bytes and most requests that are committed as one group: bounds the latency of its members.
@@ -23,8 +25,10 @@ pub(crate) struct Request {
     pub(crate) inserted: usize,
     /// `None` if the caller holds the core itself and takes the result from there.
     pub(crate) reply: Option<oneshot::Sender<Result<SeqNo>>>,
-    /// Room in the queue, given back with the answer.
-    pub(crate) _room: Option<OwnedSemaphorePermit>,
+    /// Room for it, which goes over to the memtable with the write; given back if it fails.
+    pub(crate) room: Option<Taken>,
+    /// Counts it until it is answered.
+    pub(crate) _queued: Option<Share>,
 }
 
 impl Request {

@@ -2,6 +2,7 @@
 //!
 //! [`OsFs`] and [`SystemClock`] are the real thing; the feature `sim` has a disk that forgets and a clock that is turned by hand.
 
+mod memory;
 mod os;
 #[cfg(feature = "sim")]
 pub mod sim;
@@ -15,6 +16,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub(crate) use memory::memory_limit;
 pub use os::{OsFs, SystemClock};
 
 use crate::error::{Error, Result};

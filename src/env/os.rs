@@ -1,4 +1,4 @@
-//! The real world: files of the operating system and its clocks. The only file of the crate that touches `std::fs` or reads a clock.
+//! The real world: files of the operating system and its clocks. The only file of the crate that writes files or reads a clock.
 #![expect(clippy::disallowed_methods, reason = "this is the place that the others go through")]
 
 use std::any::Any;

@@ -351,6 +351,12 @@ struct Restart {
 }
 
 impl BlockBuilder {
+    /// Bytes of its buffers.
+    pub(crate) fn memory(&self) -> usize {
+        let seqs = self.seqs.capacity().saturating_mul(size_of::<(usize, u64)>());
+        self.entries.capacity() + self.mixed.capacity() + seqs
+    }
+
     /// `restart_interval`: entries between two restarts, at least 1.
     pub(crate) fn new(restart_interval: usize, block_size: usize) -> Self {
         Self {

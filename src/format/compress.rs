@@ -53,6 +53,11 @@ impl Compressor {
         }
     }
 
+    /// Bytes of the buffer that compressed blocks are made in.
+    pub(crate) fn memory(&self) -> usize {
+        self.buffer.capacity()
+    }
+
     /// The smaller form of `raw` and its codec; `raw` itself unless that saves a sixteenth.
     pub(crate) fn compress<'a>(&'a mut self, raw: &'a [u8]) -> (Compression, &'a [u8]) {
         let len = match self.codec {

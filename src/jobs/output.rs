@@ -12,7 +12,8 @@ use crate::jobs::Cancel;
 use crate::jobs::retain::{Fate, Retain};
 use crate::storage::store::Store;
 use crate::storage::table_writer::TableWriter;
-use crate::types::{KeyRange, Level, ValueKind};
+use crate::tally::Share;
+use crate::types::{KeyRange, Level, ValueKind, u64_of};
 use crate::version::{TableMeta, TableSlice};
 
 /// Size at which an output file is ended: small enough that a table dies soon after its slices do.
@@ -88,6 +89,7 @@ pub(crate) fn write_tables(
         done: Vec::new(),
         paced: 0,
         throttled: Duration::ZERO,
+        buffers: store.cache().buffers().share(0),
     };
     match run.fill(cursor, retain, cancel) {
         Ok(()) => Ok(Outputs { tables: run.done, throttled: run.throttled }),
@@ -110,6 +112,8 @@ struct OutputRun<'a> {
     /// Bytes that the rate limit has seen.
     paced: u64,
     throttled: Duration,
+    /// Counts the buffers of the open table.
+    buffers: Share,
 }
 
 impl OutputRun<'_> {
@@ -136,7 +140,10 @@ impl OutputRun<'_> {
                     last_key.extend_from_slice(entry.key);
                 }
                 let value = if kind == ValueKind::Delete { Bytes::new() } else { cursor.value() };
-                self.writer()?.add(entry.key, entry.seq, kind, &value)?;
+                let writer = self.writer()?;
+                writer.add(entry.key, entry.seq, kind, &value)?;
+                let memory = u64_of(writer.memory());
+                self.buffers.set(memory);
             }
             waiting(cursor.advance())?;
         }
@@ -179,6 +186,7 @@ impl OutputRun<'_> {
     fn finish_table(&mut self) -> Result<()> {
         if let Some(writer) = self.writer.take() {
             self.done.push(Arc::new(writer.finish()?));
+            self.buffers.set(0);
             self.store.table_built(self.begun);
         }
         Ok(())

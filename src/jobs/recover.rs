@@ -224,6 +224,8 @@ pub(crate) struct LogReplay<'a> {
     config: &'a ATLLConfig,
     purpose: Purpose,
     floor: FileId,
+    /// Every segment from the floor on of which there is a file, begun or not.
+    present: BTreeSet<FileId>,
     /// Segments from this one on are left out.
     pub(crate) ceiling: FileId,
     /// SeqNo that comes next; [`SeqNo::MAX`]: whatever comes first.
@@ -247,6 +249,7 @@ impl<'a> LogReplay<'a> {
             layout,
             config,
             floor: version.log_floor,
+            present: BTreeSet::new(),
             ceiling: FileId(u64::MAX),
             expected: version.last_seq.plus(1),
             memtables: Vec::new(),
@@ -267,7 +270,13 @@ impl<'a> LogReplay<'a> {
             }
             // Segments between the two were begun and given up: the log does not go through them.
             drop(begun.split_off(&FileId(before.segment.0 + 1)));
-            if before.durable > 0 && !begun.contains_key(&before.segment) {
+            let on_disk = before.durable > 0 && !begun.contains_key(&before.segment);
+            // The name of a segment is durable before it is begun, and goes only once a durable record of the manifest has
+            // raised the floor above it: if the floor is not above it, that record is lost. Unless there is no manifest to ask.
+            let collected = self.expected != SeqNo::MAX
+                && begun.is_empty()
+                && !self.present.contains(&before.segment);
+            if on_disk || collected {
                 let path = self.layout.wal(before.segment);
                 let missing = Error::corrupt(&path, 0, "a log segment that a later one follows");
                 self.judge_loss(missing, true, &mut chain, report)?;
@@ -281,7 +290,7 @@ impl<'a> LogReplay<'a> {
     }
 
     /// Opens every segment that was begun and may still matter.
-    fn open_segments(&self) -> Result<BTreeMap<FileId, Link>> {
+    fn open_segments(&mut self) -> Result<BTreeMap<FileId, Link>> {
         let mut begun = BTreeMap::new();
         for file in self.layout.list(&*self.env.fs, FileKind::Wal)? {
             let Some(id) =
@@ -289,6 +298,7 @@ impl<'a> LogReplay<'a> {
             else {
                 continue;
             };
+            self.present.insert(id);
             let mut reader = SegmentReader::open(&*self.env.fs, file.path, id)?;
             match reader.opening()? {
                 Opening::Begun(header) => drop(begun.insert(id, Link { header, reader })),

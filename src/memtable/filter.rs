@@ -28,6 +28,11 @@ impl KeyFilter {
         Self { lines: std::iter::repeat_with(Line::default).take(lines).collect() }
     }
 
+    /// Bytes that it takes.
+    pub(super) fn memory(&self) -> usize {
+        size_of_val(&*self.lines)
+    }
+
     /// Takes in a key. Readers that must see it learn of it by a later store with release ordering.
     pub(super) fn insert(&self, hash: u64) {
         let line = self.line(hash);

@@ -24,7 +24,7 @@ use crate::types::{Direction, FileId, SeqNo, ValueKind, hash_key};
 use filter::KeyFilter;
 
 /// What an entry costs beside the bytes of its key and value: skip-list node, handles and allocator overhead, measured.
-const ENTRY_OVERHEAD: usize = 160;
+pub(crate) const ENTRY_OVERHEAD: usize = 160;
 
 /// Versions of keys in memory. Thread-safe; one writer, any number of readers.
 pub(crate) struct Memtable {
@@ -33,6 +33,8 @@ pub(crate) struct Memtable {
     map: SkipMap<MemKey, MemValue>,
     filter: KeyFilter,
     bytes: AtomicUsize,
+    /// Permits of the room that its writes have taken, until it is flushed.
+    room: AtomicUsize,
     /// 0 while it is empty.
     first_seq: AtomicU64,
     last_seq: AtomicU64,
@@ -139,6 +141,7 @@ impl Memtable {
             map: SkipMap::new(),
             filter,
             bytes: AtomicUsize::new(0),
+            room: AtomicUsize::new(0),
             first_seq: AtomicU64::new(0),
             last_seq: AtomicU64::new(0),
         }
@@ -153,8 +156,23 @@ impl Memtable {
         self.bytes.load(Ordering::Relaxed)
     }
 
+    /// Memory that it takes as a whole, in bytes.
+    pub(crate) fn memory(&self) -> usize {
+        self.bytes() + self.filter.memory()
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.map.is_empty()
+    }
+
+    /// Keeps permits for as long as its writes are nowhere else.
+    pub(crate) fn keep_room(&self, permits: usize) {
+        self.room.fetch_add(permits, Ordering::AcqRel);
+    }
+
+    /// The permits that it kept; none when called again.
+    pub(crate) fn give_room(&self) -> usize {
+        self.room.swap(0, Ordering::AcqRel)
     }
 
     /// SeqNo of the last insert; 0 while the memtable is empty.

@@ -1,7 +1,6 @@
 //! The block cache: decompressed, checked data blocks of all tables, bounded by bytes.
 
 use std::hash::{BuildHasher, Hasher};
-use std::sync::Arc;
 
 use bytes::Bytes;
 use quick_cache::Weighter;
@@ -67,11 +66,11 @@ impl Hasher for Fold {
 
 impl BlockCache {
     /// Cache of at most `capacity` bytes; 0 turns it off.
-    pub(crate) fn new(capacity: u64) -> Arc<Self> {
+    pub(crate) fn new(capacity: u64) -> Self {
         let items = usize_of(capacity / TYPICAL_BLOCK).max(1);
         let blocks = (capacity > 0)
             .then(|| Cache::with(items, capacity, ByBytes, ByPlace, DefaultLifecycle::default()));
-        Arc::new(Self { blocks })
+        Self { blocks }
     }
 
     #[inline]
@@ -83,6 +82,18 @@ impl BlockCache {
         if let Some(blocks) = &self.blocks {
             blocks.insert(place, block);
         }
+    }
+
+    /// Makes it hold at most `capacity` bytes from now on. A cache that is turned off stays so.
+    pub(crate) fn set_capacity(&self, capacity: u64) {
+        if let Some(blocks) = &self.blocks {
+            blocks.set_capacity(capacity);
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn capacity(&self) -> u64 {
+        self.blocks.as_ref().map_or(0, Cache::capacity)
     }
 
     /// Bytes held now.

@@ -1,11 +1,13 @@
-//! Files of the engine, through [`env::Fs`](crate::env::Fs) only: names, log segments, manifest, tables, block cache.
+//! Files of the engine, through [`env::Fs`](crate::env::Fs) only: names, log segments, manifest, tables, what is cached of them.
 
 pub(crate) mod cache;
 pub(crate) mod layout;
 pub(crate) mod log_segment;
 pub(crate) mod manifest;
+mod open_table;
 pub(crate) mod store;
 pub(crate) mod table;
+pub(crate) mod table_cache;
 pub(crate) mod table_check;
 pub(crate) mod table_cursor;
 pub(crate) mod table_writer;
@@ -13,8 +15,8 @@ pub(crate) mod table_writer;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use cache::BlockCache;
 pub(crate) use table::{Access, Fetch, Table};
+pub(crate) use table_cache::{NO_TABLES, OpenTables, TableCache};
 pub use table_check::Damaged;
 pub(crate) use table_check::{Checked, TableCheck};
 pub(crate) use table_cursor::TableCursor;

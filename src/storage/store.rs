@@ -9,10 +9,10 @@ use crate::config::{ATLLConfig, Compression};
 use crate::env::Env;
 use crate::error::{IoContext, Result};
 use crate::observe::{BuildMetrics, ReadMetrics, VizEvent, WalKind};
-use crate::storage::cache::BlockCache;
 use crate::storage::layout::Layout;
 use crate::storage::log_segment::LogSegment;
 use crate::storage::table::Table;
+use crate::storage::table_cache::TableCache;
 use crate::storage::table_writer::{TableOptions, TableWriter};
 use crate::types::{FileId, Level, u64_of};
 use crate::version::{RunId, TableMeta};
@@ -31,7 +31,7 @@ pub(crate) struct Store {
     block_size: usize,
     restart_interval: usize,
     bloom_bits_per_key: usize,
-    cache: Arc<BlockCache>,
+    cache: Arc<TableCache>,
     build_metrics: Arc<BuildMetrics>,
     read_metrics: Arc<ReadMetrics>,
 }
@@ -48,7 +48,10 @@ impl Store {
             block_size: config.block_size,
             restart_interval: config.restart_interval,
             bloom_bits_per_key: config.filters.bloom_bits_per_key,
-            cache: BlockCache::new(u64_of(config.resources.block_cache_mib) << 20),
+            cache: TableCache::new(
+                u64_of(config.resources.block_cache_mib) << 20,
+                config.resources.open_files,
+            ),
             build_metrics: BuildMetrics::new(&*env.meter),
             read_metrics: ReadMetrics::new(&*env.meter),
             env,
@@ -68,9 +71,9 @@ impl Store {
     }
 
     /// Opens the file of a table, so that the first read need not. Blocks. A table that cannot be opened says so when it is read.
-    pub(crate) fn open_table(&self, table: &Table) {
+    pub(crate) fn open_table(&self, table: &Arc<Table>) {
         let start = self.env.clock.now();
-        if table.open_file().is_ok() {
+        if table.open_now().is_ok() {
             let took = self.env.clock.now().saturating_sub(start);
             self.read_metrics.open_ms.observe(took.as_secs_f64() * 1e3);
         }
@@ -82,7 +85,7 @@ impl Store {
         self.build_metrics.duration_ms.observe(took.as_secs_f64() * 1e3);
     }
 
-    pub(crate) fn cache(&self) -> &Arc<BlockCache> {
+    pub(crate) fn cache(&self) -> &Arc<TableCache> {
         &self.cache
     }
 
@@ -102,8 +105,8 @@ impl Store {
 
     /// Prepares a log segment. Blocks.
     pub(crate) fn create_segment(&self) -> Result<LogSegment> {
-        let id = self.new_id();
-        LogSegment::create(&*self.env.fs, self.layout.wal(id), id, self.segment_room)
+        let (fs, id, room) = (&*self.env.fs, self.new_id(), self.segment_room);
+        self.cache.patiently(|| LogSegment::create(fs, self.layout.wal(id), id, room))
     }
 
     /// A segment was begun: tells the outside.
@@ -143,7 +146,9 @@ impl Store {
             created_s: self.env.clock.wall_ms() / 1000,
         };
         let path = self.layout.table(file);
-        TableWriter::create(&self.env.fs, &path, options, &self.build_metrics)
+        let begin =
+            || TableWriter::create(&self.env.fs, &path, options.clone(), &self.build_metrics);
+        self.cache.patiently(begin)
     }
 
     /// Removes a file that nothing names any more. Blocks.

@@ -1,16 +1,17 @@
 //! A table that is being read: point lookups, and the blocks that cursors walk over.
 //!
 //! 1. Sections are found by their key bounds, which are in memory; the filter of the section is asked before anything else.
-//! 2. The leaf index of the section, kept in memory once read, names the data block.
+//! 2. The leaf index of the section, kept in memory while the table is open, names the data block.
 //! 3. The block comes from the cache, from the page cache, or from the disk: then only where waiting is allowed.
 //!
 //! Invariant: a block is used only after its checksum held; what does not hold is an error, never a miss.
 //! Format: docs/format.md#tables
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
+use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 
 use crate::config::Compression;
@@ -24,9 +25,10 @@ use crate::format::frame::{self, BlockKind, Place};
 use crate::format::index::{self, LeafIndex};
 use crate::format::props::Props;
 use crate::observe::ReadMetrics;
-use crate::storage::cache::BlockCache;
+use crate::storage::open_table::OpenTable;
+use crate::storage::table_cache::{NO_SEAT, OpenPlace, OpenTables, TableCache};
 use crate::storage::table_check::TableCheck;
-use crate::types::{KeyRange, SeqNo, u64_of, usize_of};
+use crate::types::{FileId, KeyRange, SeqNo, u64_of, usize_of};
 use crate::version::{SectionMeta, TableMeta};
 
 /// What to do about a block that is not in memory.
@@ -38,21 +40,28 @@ pub(crate) enum Access {
     Wait,
 }
 
-type Loaded = Arc<Mutex<Vec<(Place, Bytes)>>>;
+/// What was waited for, so that a retry finds it whatever the caches do.
+#[derive(Debug, Default)]
+struct Loaded {
+    table: Option<(FileId, Arc<OpenTable>)>,
+    blocks: Vec<(Place, Bytes)>,
+}
 
 /// State of one lookup across its retries: how it may read, and what was read for it.
 #[derive(Debug)]
 pub(crate) struct Fetch {
     access: Access,
     fill_cache: bool,
-    /// Blocks that were waited for, so that a retry finds them whatever the cache does.
-    loaded: Option<Loaded>,
+    /// `None` until something was waited for.
+    loaded: Option<Arc<Mutex<Loaded>>>,
+    /// The section whose filter let a lookup pass that was then stopped: a retry asks again, but that is the same check.
+    counted: Option<(FileId, usize)>,
     filtered: bool,
 }
 
 impl Fetch {
     pub(crate) const fn new(access: Access, fill_cache: bool) -> Self {
-        Self { access, fill_cache, loaded: None, filtered: true }
+        Self { access, fill_cache, loaded: None, counted: None, filtered: true }
     }
 
     /// Whether every filter that the last lookup asked said no.
@@ -60,30 +69,63 @@ impl Fetch {
         self.filtered
     }
 
-    fn loaded(&self, place: Place) -> Option<Bytes> {
-        let loaded = self.loaded.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner);
-        loaded.iter().find(|(other, _)| *other == place).map(|(_, block)| block.clone())
+    fn block(&self, place: Place) -> Option<Bytes> {
+        let loaded = locked(self.loaded.as_ref()?);
+        loaded.blocks.iter().find(|(other, _)| *other == place).map(|(_, block)| block.clone())
+    }
+
+    /// The table, if it was waited for.
+    fn table(&self, file: FileId) -> Option<Arc<OpenTable>> {
+        let loaded = locked(self.loaded.as_ref()?);
+        loaded.table.as_ref().filter(|(other, _)| *other == file).map(|(_, open)| Arc::clone(open))
+    }
+
+    /// Whether the filter of that section was not asked before by this lookup.
+    #[inline]
+    fn counts(&self, file: FileId, section: usize) -> bool {
+        self.loaded.is_none() || self.counted != Some((file, section))
     }
 }
 
-/// A table file and what is in memory of it. Immutable and thread-safe; nothing is read before the first access.
+fn locked(loaded: &Mutex<Loaded>) -> MutexGuard<'_, Loaded> {
+    loaded.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A table file, open or not. Thread-safe; nothing is read before the first access.
 #[derive(Debug)]
 pub(crate) struct Table {
     fs: Arc<dyn Fs>,
     path: PathBuf,
     meta: Arc<TableMeta>,
-    cache: Arc<BlockCache>,
+    cache: Arc<TableCache>,
     metrics: Arc<ReadMetrics>,
-    file: OnceLock<Arc<dyn ReadFile>>,
-    sections: Box<[Section]>,
-    pinned: AtomicU64,
+    /// `None` before it is first read, and again once the table cache has closed it.
+    open: ArcSwapOption<OpenTable>,
+    /// Held by the one who opens it.
+    opening: Mutex<()>,
+    /// Where it sits among the open tables of the cache.
+    seat: AtomicUsize,
+    /// A table that stands alone is never closed.
+    kept: OnceLock<Arc<OpenTable>>,
 }
 
-/// What is in memory of a section, once it was needed.
-#[derive(Debug, Default)]
-struct Section {
-    leaf: OnceLock<LeafIndex>,
-    filter: OnceLock<Filter>,
+impl Drop for Table {
+    fn drop(&mut self) {
+        let seat = self.take_seat();
+        if seat != NO_SEAT {
+            self.cache.leave(seat);
+        }
+    }
+}
+
+/// What a point lookup looks for.
+#[derive(Clone, Copy, Debug)]
+struct Wanted<'k> {
+    key: &'k [u8],
+    hash: u64,
+    snapshot: SeqNo,
+    /// The first section that may hold the key.
+    first: usize,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -105,12 +147,20 @@ impl Table {
         fs: Arc<dyn Fs>,
         path: PathBuf,
         meta: Arc<TableMeta>,
-        cache: Arc<BlockCache>,
+        cache: Arc<TableCache>,
         metrics: Arc<ReadMetrics>,
     ) -> Arc<Self> {
-        let sections = meta.sections.iter().map(|_| Section::default()).collect();
-        let (file, pinned) = (OnceLock::new(), AtomicU64::new(0));
-        Arc::new(Self { fs, path, meta, cache, metrics, file, sections, pinned })
+        Arc::new(Self {
+            fs,
+            path,
+            meta,
+            cache,
+            metrics,
+            open: ArcSwapOption::empty(),
+            opening: Mutex::default(),
+            seat: AtomicUsize::new(NO_SEAT),
+            kept: OnceLock::new(),
+        })
     }
 
     /// Table that stands alone: its footer and indexes say what it contains. Blocks.
@@ -120,13 +170,14 @@ impl Table {
     pub(crate) fn open(
         fs: Arc<dyn Fs>,
         path: PathBuf,
-        cache: Arc<BlockCache>,
+        cache: Arc<TableCache>,
         metrics: Arc<ReadMetrics>,
     ) -> Result<Arc<Self>> {
         let file = fs.open(&path).at("open", &path)?;
         let (meta, _) = read_meta(file.as_ref(), &path)?;
         let table = Self::new(fs, path, Arc::new(meta), cache, metrics);
-        table.file.get_or_init(|| file);
+        let open = table.install(file);
+        table.kept.get_or_init(|| open);
         Ok(table)
     }
 
@@ -138,44 +189,176 @@ impl Table {
         &self.path
     }
 
-    /// Opens the file, if it is not open yet. Blocks.
+    /// The table, opened if it is not open yet. Blocks.
     ///
     /// # Errors
     /// [`Error::Corrupt`] if it has another size than it was written with; [`Error::Io`].
-    pub(crate) fn open_file(&self) -> Result<()> {
-        self.file().map(drop)
+    pub(crate) fn open_now(self: &Arc<Self>) -> Result<Arc<OpenTable>> {
+        if let Some(open) = self.open.load_full() {
+            return Ok(open);
+        }
+        let _opening = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(open) = self.open.load_full() {
+            return Ok(open);
+        }
+        // Makes room before the file is opened: there are never more open files than there may be.
+        let place = self.cache.enter(self);
+        let file = self.cache.patiently(|| self.fs.open(&self.path).at("open", &self.path))?;
+        if file.size().at("size", &self.path)? != self.meta.file_bytes {
+            let expected = "a table file of the size that was written";
+            return Err(Error::corrupt(&self.path, self.meta.file_bytes, expected));
+        }
+        Ok(self.keep_open(file, place))
+    }
+
+    fn keep_open(self: &Arc<Self>, file: Arc<dyn ReadFile>, place: OpenPlace) -> Arc<OpenTable> {
+        let named = (self.meta.file, file);
+        let open = Arc::new(OpenTable::new(named, self.meta.sections.len(), place));
+        self.open.store(Some(Arc::clone(&open)));
+        self.cache.entered(self, Arc::clone(&open));
+        open
+    }
+
+    fn install(self: &Arc<Self>, file: Arc<dyn ReadFile>) -> Arc<OpenTable> {
+        let place = self.cache.enter(self);
+        self.keep_open(file, place)
+    }
+
+    /// The table, if that needs no waiting or if waiting is allowed. `waited`: gets it if it must be waited for.
+    pub(super) fn opened(
+        self: &Arc<Self>,
+        access: Access,
+        waited: impl FnOnce(Arc<OpenTable>) + Send + 'static,
+    ) -> Result<Arc<OpenTable>, Stop> {
+        if let Some(open) = self.open.load_full() {
+            open.mark();
+            return Ok(open);
+        }
+        if access == Access::Wait {
+            return Ok(self.open_now()?);
+        }
+        let table = Arc::clone(self);
+        Err(Stop::Blocked(Box::new(move || {
+            waited(table.open_now()?);
+            Ok(())
+        })))
+    }
+
+    /// Lets go of the file and of what is in memory. Readers keep what they hold.
+    pub(super) fn close(&self) {
+        self.open.store(None);
+    }
+
+    /// Whether it was read since the last call; `false` if it is not open.
+    pub(super) fn take_mark(&self) -> bool {
+        self.open.load().as_ref().is_some_and(|open| open.take_mark())
     }
 
     #[cfg(test)]
-    pub(super) fn set_file(&self, file: Arc<dyn ReadFile>) {
-        self.file.get_or_init(|| file);
+    pub(super) fn set_file(self: &Arc<Self>, file: Arc<dyn ReadFile>) {
+        self.install(file);
+    }
+
+    pub(super) fn sit(&self, seat: usize) {
+        self.seat.store(seat, Ordering::Release);
+    }
+
+    pub(super) fn take_seat(&self) -> usize {
+        self.seat.swap(NO_SEAT, Ordering::AcqRel)
+    }
+
+    /// The open table, without waiting or counting anything.
+    #[inline]
+    fn open_in<'o>(&'o self, open: &'o OpenTables) -> Option<&'o Arc<OpenTable>> {
+        match open.seat(self.seat.load(Ordering::Acquire)) {
+            Some(open) if open.id() == self.meta.file => Some(open),
+            Some(_) | None => self.kept.get(),
+        }
+    }
+
+    pub(super) const fn cache(&self) -> &Arc<TableCache> {
+        &self.cache
     }
 
     /// Bytes of the indexes and filters in memory.
     pub(crate) fn pinned_bytes(&self) -> u64 {
-        self.pinned.load(Ordering::Relaxed)
+        self.open.load().as_ref().map_or(0, |open| open.pinned_bytes())
     }
 
     /// The newest version of `key` with a number of at most `snapshot`.
     ///
-    /// `hash`: [`hash_key`] of `key`. `fetch`: one for each lookup; the same again after a [`Stop::Blocked`].
+    /// `open`: the tables that are open, as of now or a moment ago. `hash`: [`hash_key`] of `key`. `fetch`: one for each lookup;
+    /// the same again after a [`Stop::Blocked`].
     pub(crate) fn get(
         self: &Arc<Self>,
-        key: &[u8],
-        hash: u64,
+        open: &OpenTables,
+        (key, hash): (&[u8], u64),
         snapshot: SeqNo,
         fetch: &mut Fetch,
     ) -> Result<Option<Found>, Stop> {
         fetch.filtered = true;
         let sections = &self.meta.sections;
-        let mut index = sections.partition_point(|section| section.max_key[..] < *key);
+        let first = sections.partition_point(|section| section.max_key[..] < *key);
+        if sections.get(first).is_none_or(|section| section.min_key[..] > *key) {
+            return Ok(None);
+        }
+        let wanted = Wanted { key, hash, snapshot, first };
+        let opened;
+        let open = match self.open_in(open) {
+            Some(open) if fetch.loaded.is_none() => {
+                open.mark();
+                open
+            }
+            Some(_) | None => {
+                opened = self.open_for(open, fetch)?;
+                &opened
+            }
+        };
+        self.get_open(open, wanted, fetch)
+    }
+
+    /// The open table of a lookup that was stopped before, or of one that finds it closed.
+    #[cold]
+    fn open_for(
+        self: &Arc<Self>,
+        open: &OpenTables,
+        fetch: &mut Fetch,
+    ) -> Result<Arc<OpenTable>, Stop> {
+        if let Some(open) = fetch.table(self.meta.file) {
+            return Ok(open);
+        }
+        if let Some(open) = self.open_in(open) {
+            open.mark();
+            return Ok(Arc::clone(open));
+        }
+        if fetch.access == Access::Wait {
+            return Ok(self.open_now()?);
+        }
+        let (file, loaded) = (self.meta.file, Arc::clone(fetch.loaded.get_or_insert_default()));
+        self.opened(Access::Try, move |open| locked(&loaded).table = Some((file, open)))
+    }
+
+    #[inline]
+    fn get_open(
+        self: &Arc<Self>,
+        open: &Arc<OpenTable>,
+        Wanted { key, hash, snapshot, first }: Wanted<'_>,
+        fetch: &mut Fetch,
+    ) -> Result<Option<Found>, Stop> {
+        let sections = &self.meta.sections;
+        let mut index = first;
         while let Some(section) = sections.get(index).filter(|section| section.min_key[..] <= *key)
         {
             // Versions of one key may go on in the next section.
-            if section.min_seq <= snapshot && self.passes(index, hash, fetch)? {
+            if section.min_seq <= snapshot && self.passes(open, index, hash, fetch)? {
                 fetch.filtered = false;
-                if let Some(found) = self.get_in(index, key, snapshot, fetch)? {
-                    return Ok(Some(found));
+                match self.get_in((open, index), key, snapshot, fetch) {
+                    Ok(None) => {}
+                    stop @ Err(_) => {
+                        fetch.counted = Some((self.meta.file, index));
+                        return stop;
+                    }
+                    found @ Ok(Some(_)) => return found,
                 }
             }
             index += 1;
@@ -187,11 +370,12 @@ impl Table {
     ///
     /// # Errors
     /// [`Error::Corrupt`], [`Error::Unsupported`], [`Error::Io`].
-    pub(crate) fn load_all(&self) -> Result<()> {
+    pub(crate) fn load_all(self: &Arc<Self>) -> Result<()> {
+        let open = self.open_now()?;
         for (index, section) in self.meta.sections.iter().enumerate() {
-            self.leaf_now(index)?;
+            self.leaf_now(&open, index)?;
             if section.filter_len > 0 {
-                self.pin_now(index, Part::Filter)?;
+                self.pin_now(&open, index, Part::Filter)?;
             }
         }
         Ok(())
@@ -204,7 +388,7 @@ impl Table {
     ///
     /// # Errors
     /// [`Error::Corrupt`], [`Error::Unsupported`], [`Error::Io`].
-    pub(crate) fn block_ends(&self, range: &KeyRange) -> Result<Vec<(Bytes, u64)>> {
+    pub(crate) fn block_ends(self: &Arc<Self>, range: &KeyRange) -> Result<Vec<(Bytes, u64)>> {
         let mut blocks = Vec::new();
         if range.is_empty() {
             return Ok(blocks);
@@ -213,7 +397,8 @@ impl Table {
             if section.max_key < range.start || !range.is_before_end(&section.min_key) {
                 continue;
             }
-            let leaf = self.leaf_now(index)?;
+            let open = self.open_now()?;
+            let leaf = self.leaf_now(&open, index)?;
             for block in leaf.find(&range.start)..leaf.n_blocks() {
                 let (Some(key), Some(at)) = (leaf.separator(block), leaf.block(block)) else {
                     break;
@@ -238,11 +423,17 @@ impl Table {
         check.done().damaged.first().map_or(Ok(()), |damaged| Err(damaged.error()))
     }
 
-    fn passes(self: &Arc<Self>, index: usize, hash: u64, fetch: &Fetch) -> Result<bool, Stop> {
-        let Some(filter) = self.filter(index, fetch.access)? else { return Ok(true) };
+    #[inline]
+    fn passes(
+        self: &Arc<Self>,
+        open: &Arc<OpenTable>,
+        index: usize,
+        hash: u64,
+        fetch: &mut Fetch,
+    ) -> Result<bool, Stop> {
+        let Some(filter) = self.filter(open, index, fetch)? else { return Ok(true) };
         let passes = filter.may_contain(hash);
-        if fetch.loaded.is_none() {
-            // A retry asks again, but that is the same check.
+        if fetch.counts(self.meta.file, index) {
             if passes { &self.metrics.bloom_pass } else { &self.metrics.bloom_skip }.inc(1);
         }
         Ok(passes)
@@ -250,16 +441,23 @@ impl Table {
 
     fn get_in(
         self: &Arc<Self>,
-        index: usize,
+        (open, index): (&Arc<OpenTable>, usize),
         key: &[u8],
         snapshot: SeqNo,
         fetch: &mut Fetch,
     ) -> Result<Option<Found>, Stop> {
-        let leaf = self.leaf(index, fetch.access)?;
+        let section = open.section(index, &self.path)?;
+        let leaf = match section.leaf.get() {
+            Some(leaf) => leaf,
+            None => {
+                self.pin_for((open, index, Part::Leaf), fetch)?;
+                self.leaf_now(open, index)?
+            }
+        };
         let mut block = leaf.find(key);
         loop {
             let Some(extent) = self.extent(index, leaf, block) else { return Ok(None) };
-            let payload = self.block(extent, fetch)?;
+            let payload = self.block(open, extent, fetch)?;
             let damaged = |damage: Damage| damage.of(&self.path, extent.offset);
             let bound = DataBlock::parse(&payload)
                 .and_then(|block| block.lower_bound(key, snapshot))
@@ -275,80 +473,122 @@ impl Table {
     }
 
     /// A data block, from wherever it is nearest.
-    fn block(self: &Arc<Self>, extent: Extent, fetch: &mut Fetch) -> Result<Bytes, Stop> {
+    fn block(
+        self: &Arc<Self>,
+        open: &Arc<OpenTable>,
+        extent: Extent,
+        fetch: &mut Fetch,
+    ) -> Result<Bytes, Stop> {
         let place = self.place(extent);
-        if let Some(block) = fetch.loaded(place) {
+        if let Some(block) = fetch.block(place) {
             return Ok(block);
         }
         if let Some(block) = self.cached(extent) {
             return Ok(block);
         }
         let raw = match fetch.access {
-            Access::Wait => Some(self.read(extent)?),
-            Access::Try => self.try_read(extent),
+            Access::Wait => Some(self.read(open, extent)?),
+            Access::Try => self.try_read(open, extent),
         };
         if let Some(raw) = raw {
             let block = self.unpack(&raw.into(), BlockKind::Data, extent)?;
             self.keep(extent, &block, fetch.fill_cache);
             return Ok(block);
         }
-        let (table, fill_cache) = (Arc::clone(self), fetch.fill_cache);
+        let (table, open, fill_cache) = (Arc::clone(self), Arc::clone(open), fetch.fill_cache);
         let loaded = Arc::clone(fetch.loaded.get_or_insert_default());
         Err(Stop::Blocked(Box::new(move || {
-            let raw = table.read(extent)?.into();
+            let raw = table.read(&open, extent)?.into();
             let block = table.unpack(&raw, BlockKind::Data, extent)?;
             table.keep(extent, &block, fill_cache);
-            loaded.lock().unwrap_or_else(PoisonError::into_inner).push((place, block));
+            let mut loaded = locked(&loaded);
+            loaded.blocks.push((place, block));
+            loaded.table = Some((place.file, open));
             Ok(())
         })))
     }
 
     /// The leaf index of a section.
-    pub(super) fn leaf(self: &Arc<Self>, index: usize, access: Access) -> Result<&LeafIndex, Stop> {
-        let leaf = self.section(index)?.1.leaf.get();
-        if let Some(leaf) = leaf {
+    pub(super) fn leaf<'o>(
+        self: &Arc<Self>,
+        open: &'o Arc<OpenTable>,
+        index: usize,
+        access: Access,
+    ) -> Result<&'o LeafIndex, Stop> {
+        if let Some(leaf) = open.section(index, &self.path)?.leaf.get() {
             return Ok(leaf);
         }
-        self.pin(index, Part::Leaf, access)?;
-        Ok(self.leaf_now(index)?)
+        self.pin(open, index, (Part::Leaf, access))?;
+        Ok(self.leaf_now(open, index)?)
     }
 
-    fn leaf_now(&self, index: usize) -> Result<&LeafIndex> {
-        let leaf = &self.section(index)?.1.leaf;
+    fn leaf_now<'o>(self: &Arc<Self>, open: &'o OpenTable, index: usize) -> Result<&'o LeafIndex> {
+        let leaf = &open.section(index, &self.path)?.leaf;
         if leaf.get().is_none() {
-            self.pin_now(index, Part::Leaf)?;
+            self.pin_now(open, index, Part::Leaf)?;
         }
         leaf.get().ok_or_else(|| Error::corrupt(&self.path, 0, "leaf index"))
     }
 
-    fn filter(self: &Arc<Self>, index: usize, access: Access) -> Result<Option<&Filter>, Stop> {
-        let (meta, section) = self.section(index)?;
-        if section.filter.get().is_none() && meta.filter_len > 0 {
-            self.pin(index, Part::Filter, access)?;
+    #[inline]
+    fn filter<'o>(
+        self: &Arc<Self>,
+        open: &'o Arc<OpenTable>,
+        index: usize,
+        fetch: &mut Fetch,
+    ) -> Result<Option<&'o Filter>, Stop> {
+        let section = open.section(index, &self.path)?;
+        if section.filter.get().is_none() && self.section(index)?.filter_len > 0 {
+            self.pin_for((open, index, Part::Filter), fetch)?;
         }
         Ok(section.filter.get())
     }
 
+    /// Makes sure that a part of a section is in memory, and that a retry finds it there though the table is closed meanwhile.
+    #[cold]
+    fn pin_for(
+        self: &Arc<Self>,
+        (open, index, part): (&Arc<OpenTable>, usize, Part),
+        fetch: &mut Fetch,
+    ) -> Result<(), Stop> {
+        self.pin(open, index, (part, fetch.access)).inspect_err(|stop| {
+            if matches!(stop, Stop::Blocked(_)) {
+                let loaded = fetch.loaded.get_or_insert_default();
+                locked(loaded).table = Some((self.meta.file, Arc::clone(open)));
+            }
+        })
+    }
+
     /// Makes sure that a part of a section is in memory.
-    fn pin(self: &Arc<Self>, index: usize, part: Part, access: Access) -> Result<(), Stop> {
+    fn pin(
+        self: &Arc<Self>,
+        open: &Arc<OpenTable>,
+        index: usize,
+        (part, access): (Part, Access),
+    ) -> Result<(), Stop> {
         if access == Access::Wait {
-            return Ok(self.pin_now(index, part)?);
+            return Ok(self.pin_now(open, index, part)?);
         }
-        if let Some(raw) = self.try_read(self.part(index, part)?) {
-            return Ok(self.decode_part(index, part, raw)?);
+        if let Some(raw) = self.try_read(open, self.part(index, part)?) {
+            return Ok(self.decode_part(open, (index, part), raw)?);
         }
-        let table = Arc::clone(self);
-        Err(Stop::Blocked(Box::new(move || table.pin_now(index, part))))
+        let (table, open) = (Arc::clone(self), Arc::clone(open));
+        Err(Stop::Blocked(Box::new(move || table.pin_now(&open, index, part))))
     }
 
-    fn pin_now(&self, index: usize, part: Part) -> Result<()> {
-        let raw = self.read(self.part(index, part)?)?;
-        self.decode_part(index, part, raw)
+    fn pin_now(self: &Arc<Self>, open: &OpenTable, index: usize, part: Part) -> Result<()> {
+        let raw = self.read(open, self.part(index, part)?)?;
+        self.decode_part(open, (index, part), raw)
     }
 
-    fn decode_part(&self, index: usize, part: Part, raw: Vec<u8>) -> Result<()> {
+    fn decode_part(
+        &self,
+        open: &OpenTable,
+        (index, part): (usize, Part),
+        raw: Vec<u8>,
+    ) -> Result<()> {
         let extent = self.part(index, part)?;
-        let (meta, section) = self.section(index)?;
+        let (meta, section) = (self.section(index)?, open.section(index, &self.path)?);
         let damaged = |damage: Damage| damage.of(&self.path, extent.offset);
         let memory = match part {
             Part::Leaf => {
@@ -364,12 +604,13 @@ impl Table {
                 section.filter.set(filter).map_or(0, |()| memory)
             }
         };
-        self.pinned.fetch_add(u64_of(memory), Ordering::Relaxed);
+        open.pinned(memory);
+        self.cache.settle(self);
         Ok(())
     }
 
     fn part(&self, index: usize, part: Part) -> Result<Extent> {
-        let (meta, _) = self.section(index)?;
+        let meta = self.section(index)?;
         let leaf = meta.offset.saturating_add(meta.data_len.into());
         let (offset, len) = match part {
             Part::Leaf => (leaf, meta.leaf_len),
@@ -378,8 +619,8 @@ impl Table {
         Ok(Extent { offset, len: usize_of(len.into()) })
     }
 
-    fn section(&self, index: usize) -> Result<(&SectionMeta, &Section)> {
-        let section = self.meta.sections.get(index).zip(self.sections.get(index));
+    fn section(&self, index: usize) -> Result<&SectionMeta> {
+        let section = self.meta.sections.get(index);
         section.ok_or_else(|| Error::corrupt(&self.path, 0, "another section"))
     }
 
@@ -399,7 +640,7 @@ impl Table {
     /// The block in the cache.
     #[inline]
     pub(super) fn cached(&self, extent: Extent) -> Option<Bytes> {
-        let block = self.cache.get(self.place(extent));
+        let block = self.cache.blocks().get(self.place(extent));
         if block.is_some() { &self.metrics.cache_hits } else { &self.metrics.cache_misses }.inc(1);
         block
     }
@@ -407,36 +648,22 @@ impl Table {
     /// Puts a block into the cache, if it should be there.
     pub(super) fn keep(&self, extent: Extent, block: &Bytes, fill_cache: bool) {
         if fill_cache {
-            self.cache.insert(self.place(extent), block.clone());
+            self.cache.blocks().insert(self.place(extent), block.clone());
         }
-    }
-
-    fn file(&self) -> Result<&Arc<dyn ReadFile>> {
-        if let Some(file) = self.file.get() {
-            return Ok(file);
-        }
-        let file = self.fs.open(&self.path).at("open", &self.path)?;
-        if file.size().at("size", &self.path)? != self.meta.file_bytes {
-            let expected = "a table file of the size that was written";
-            return Err(Error::corrupt(&self.path, self.meta.file_bytes, expected));
-        }
-        Ok(self.file.get_or_init(|| file))
     }
 
     /// Reads part of the file. Blocks.
-    pub(super) fn read(&self, extent: Extent) -> Result<Vec<u8>> {
-        let file = self.file()?;
+    pub(super) fn read(&self, open: &OpenTable, extent: Extent) -> Result<Vec<u8>> {
         self.metrics.block_reads.inc(1);
-        read_exact(file.as_ref(), &self.path, extent, self.meta.file_bytes)
+        read_exact(open.file(), &self.path, extent, self.meta.file_bytes)
     }
 
     /// Reads part of the file if that needs no waiting.
-    pub(super) fn try_read(&self, extent: Extent) -> Option<Vec<u8>> {
-        let file = self.file.get()?;
+    pub(super) fn try_read(&self, open: &OpenTable, extent: Extent) -> Option<Vec<u8>> {
         check_extent(&self.path, extent, self.meta.file_bytes).ok()?;
         let mut raw = vec![0; extent.len];
         // Whatever is wrong, the read that waits tells it.
-        file.try_read_exact_at(&mut raw, extent.offset).ok()?;
+        open.file().try_read_exact_at(&mut raw, extent.offset).ok()?;
         self.metrics.block_reads.inc(1);
         Some(raw)
     }

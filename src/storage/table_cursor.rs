@@ -8,7 +8,7 @@
 
 use std::cmp::Ordering;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bytes::Bytes;
 
@@ -17,7 +17,9 @@ use crate::error::{Damage, Result};
 use crate::format::block::{Bound, DataBlock, EntryCodec, RawEntry};
 use crate::format::frame::{BlockKind, TRAILER};
 use crate::format::index::LeafIndex;
+use crate::storage::open_table::OpenTable;
 use crate::storage::table::{Access, Extent, Table};
+use crate::tally::Share;
 use crate::types::{Direction, KeyRange, SeqNo, ValueKind, u64_of, usize_of};
 use crate::version::SectionMeta;
 
@@ -460,8 +462,12 @@ struct BlockSource {
     /// Bytes of the next read, if as many blocks follow.
     ahead: usize,
     window: Option<Window>,
+    /// Counts the window.
+    buffered: Share,
     /// What a blocked step waited for.
     awaited: Arc<Mutex<Option<Window>>>,
+    /// The table, held open until the step is through.
+    open: Arc<OnceLock<Arc<OpenTable>>>,
     /// Blocks of a step that stopped half-way, for its next try.
     pending: Vec<(Extent, Bytes)>,
 }
@@ -471,8 +477,19 @@ impl BlockSource {
         let past_cache = access == Access::Wait && !fill_cache;
         let reads_ahead = direction == Direction::Forward;
         let ahead = if past_cache && reads_ahead { READ_AHEAD_MAX } else { 0 };
-        let (window, awaited, pending) = (None, Arc::default(), Vec::new());
-        Self { table, access, fill_cache, past_cache, reads_ahead, ahead, window, awaited, pending }
+        Self {
+            buffered: table.cache().buffers().share(0),
+            table,
+            access,
+            fill_cache,
+            past_cache,
+            reads_ahead,
+            ahead,
+            window: None,
+            awaited: Arc::default(),
+            open: Arc::default(),
+            pending: Vec::new(),
+        }
     }
 
     /// Forgets what only a step that stopped half-way needs, once it is through.
@@ -480,12 +497,27 @@ impl BlockSource {
         if moved.is_ok() {
             self.pending.clear();
         }
+        if !matches!(moved, Err(Stop::Blocked(_))) {
+            match Arc::get_mut(&mut self.open) {
+                Some(open) => drop(open.take()),
+                None => self.open = Arc::default(), // a step was given up while its job runs
+            }
+        }
         moved
+    }
+
+    fn opened(&self) -> Result<&Arc<OpenTable>, Stop> {
+        if let Some(open) = self.open.get() {
+            return Ok(open);
+        }
+        let cell = Arc::clone(&self.open);
+        let open = self.table.opened(self.access, move |open| drop(cell.set(open)))?;
+        Ok(self.open.get_or_init(|| open))
     }
 
     /// Asks the leaf index of a section.
     fn leaf<T>(&self, section: usize, ask: impl FnOnce(&LeafIndex) -> T) -> Result<T, Stop> {
-        Ok(ask(self.table.leaf(section, self.access)?))
+        Ok(ask(self.table.leaf(self.opened()?, section, self.access)?))
     }
 
     /// The block behind `spot`, if there is one.
@@ -566,6 +598,7 @@ impl BlockSource {
         let awaited = self.awaited.lock().unwrap_or_else(PoisonError::into_inner).take();
         if awaited.is_some() {
             self.window = awaited;
+            self.count_window();
             self.grow();
         }
         if let Some(raw) = self.window.as_ref().and_then(|window| window.slice(extent)) {
@@ -576,22 +609,29 @@ impl BlockSource {
 
     fn read(&mut self, extent: Extent, room: usize) -> Result<Bytes, Stop> {
         let wanted = Extent { len: self.ahead.min(room).max(extent.len), ..extent };
+        let open = Arc::clone(self.opened()?);
         let raw = match self.access {
-            Access::Wait => Some(self.table.read(wanted)?),
-            Access::Try => self.table.try_read(wanted),
+            Access::Wait => Some(self.table.read(&open, wanted)?),
+            Access::Try => self.table.try_read(&open, wanted),
         };
         let Some(raw) = raw else {
             let (table, awaited) = (Arc::clone(&self.table), Arc::clone(&self.awaited));
             return Err(Stop::Blocked(Box::new(move || {
-                let window = Window { start: wanted.offset, bytes: table.read(wanted)?.into() };
+                let window =
+                    Window { start: wanted.offset, bytes: table.read(&open, wanted)?.into() };
                 *awaited.lock().unwrap_or_else(PoisonError::into_inner) = Some(window);
                 Ok(())
             })));
         };
         let window = self.window.insert(Window { start: wanted.offset, bytes: raw.into() });
         let raw = window.bytes.slice(..extent.len);
+        self.count_window();
         self.grow();
         Ok(self.unpack(&raw, extent)?)
+    }
+
+    fn count_window(&mut self) {
+        self.buffered.set(self.window.as_ref().map_or(0, |window| u64_of(window.bytes.len())));
     }
 
     fn grow(&mut self) {

@@ -212,6 +212,13 @@ impl TableWriter {
         self.sink.offset.saturating_add(u64_of(memory))
     }
 
+    /// Bytes of its buffers.
+    pub(crate) fn memory(&self) -> usize {
+        let hashes = self.hashes.capacity().saturating_mul(size_of::<u64>());
+        let blocks = self.block.memory() + self.compressor.memory();
+        self.sink.buffer.capacity() + blocks + self.leaf.size() + hashes
+    }
+
     /// Ends the table: all of it is on disk, under its name, when this returns.
     ///
     /// # Errors

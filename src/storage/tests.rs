@@ -63,12 +63,12 @@ fn write(model: &Model, options: TableOptions, cut_every: usize) -> Fixture {
 }
 
 fn table_on(fs: Arc<dyn Fs>, fixture: &Fixture, cache_bytes: u64) -> Arc<Table> {
-    let (meta, cache) = (Arc::new(fixture.meta.clone()), BlockCache::new(cache_bytes));
+    let (meta, cache) = (Arc::new(fixture.meta.clone()), TableCache::alone(cache_bytes));
     Table::new(fs, fixture.path.clone(), meta, cache, ReadMetrics::new(&NoopMeter))
 }
 
 fn open(path: &Path) -> Result<Arc<Table>> {
-    let (cache, metrics) = (BlockCache::new(1 << 20), ReadMetrics::new(&NoopMeter));
+    let (cache, metrics) = (TableCache::alone(1 << 20), ReadMetrics::new(&NoopMeter));
     Table::open(Arc::new(OsFs), path.to_owned(), cache, metrics)
 }
 
@@ -86,7 +86,8 @@ fn finish<T>(mut step: impl FnMut() -> Result<T, Stop>) -> Result<T> {
 
 fn get(table: &Arc<Table>, key: &[u8], snapshot: u64, access: Access) -> Result<Option<Found>> {
     let mut fetch = Fetch::new(access, true);
-    finish(|| table.get(key, hash_key(key), SeqNo(snapshot), &mut fetch))
+    let wanted = (key, hash_key(key));
+    finish(|| table.get(&NO_TABLES, wanted, SeqNo(snapshot), &mut fetch))
 }
 
 fn row(cursor: &TableCursor) -> Option<Row> {
@@ -616,4 +617,67 @@ fn a_million_entries_are_all_there() {
         assert_eq!(found.map(|found| found.seq), (i % 2 == 0).then_some(SeqNo(i / 2)));
     }
     assert!(usize_of(table.pinned_bytes()) < 4_000_000);
+}
+
+/// A table of `fixture` with another number, in a cache that it shares with others.
+fn shared_table(fixture: &Fixture, number: u64, cache: &Arc<TableCache>) -> Arc<Table> {
+    let path = fixture.path.with_file_name(format!("{number}"));
+    std::fs::copy(&fixture.path, &path).unwrap();
+    let meta = Arc::new(fixture.meta.clone());
+    Table::new(Arc::new(OsFs), path, meta, Arc::clone(cache), ReadMetrics::new(&NoopMeter))
+}
+
+#[test]
+fn indexes_and_filters_stay_within_their_bytes_and_go_with_their_tables() {
+    let fixture = write(&numbered(2000), options(), 1000);
+    let alone = table_on(Arc::new(OsFs), &fixture, 0);
+    alone.load_all().unwrap();
+    let one = alone.pinned_bytes();
+    assert!(one > 2000, "{one}");
+    let budget = one * 8;
+    let cache = TableCache::with(budget, Some(budget), (100, one * 3));
+    let tables: Vec<_> = (0..10).map(|n| shared_table(&fixture, n, &cache)).collect();
+    for round in 0..3 {
+        for table in &tables {
+            let found = get(table, b"key_00000007", u64::MAX, Access::Wait).unwrap();
+            assert!(found.is_some());
+            table.load_all().unwrap();
+            assert!(cache.pinned_bytes() <= one * 3, "round {round}");
+        }
+    }
+    assert!(cache.pinned_bytes() >= one * 2, "what there is room for stays");
+    let sum: u64 = tables.iter().map(|table| table.pinned_bytes()).sum();
+    assert_eq!(sum, cache.pinned_bytes(), "what is counted is what is held");
+    assert!(cache.blocks().capacity() <= budget - one * 2, "blocks get the rest");
+    let held = tables.last().unwrap().open_now().unwrap();
+    drop(tables);
+    assert_eq!(cache.open_files(), 1, "a reader holds one still");
+    drop(held);
+    assert_eq!((cache.open_files(), cache.pinned_bytes()), (0, 0));
+}
+
+#[test]
+fn a_reader_keeps_a_table_usable_that_is_closed_meanwhile() {
+    let fixture = write(&numbered(500), options(), 1000);
+    let cache = TableCache::with(0, Some(0), (1, 1));
+    let slow: Vec<Arc<Table>> = (0..3)
+        .map(|_| {
+            let (meta, metrics) = (Arc::new(fixture.meta.clone()), ReadMetrics::new(&NoopMeter));
+            Table::new(Arc::new(Slow), fixture.path.clone(), meta, Arc::clone(&cache), metrics)
+        })
+        .collect();
+    let mut fetches: Vec<_> = (0..3).map(|_| Fetch::new(Access::Try, true)).collect();
+    let mut found = [false; 3];
+    // Each step of one closes the tables of the others.
+    for _ in 0..20 {
+        for ((table, fetch), found) in slow.iter().zip(&mut fetches).zip(&mut found) {
+            let wanted = (&b"key_00000007"[..], hash_key(b"key_00000007"));
+            match table.get(&NO_TABLES, wanted, SeqNo::MAX, fetch) {
+                Ok(entry) => *found = entry.is_some(),
+                Err(Stop::Blocked(read)) => read().unwrap(),
+                Err(Stop::Failed(error)) => panic!("{error}"),
+            }
+        }
+    }
+    assert_eq!(found, [true; 3], "a lookup keeps what it waited for");
 }

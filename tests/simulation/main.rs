@@ -81,7 +81,11 @@ fn config(rng: &mut Rng) -> ATLLConfig {
         compression: CompressionConfig { flush: codec(rng), levels: codec(rng), last: codec(rng) },
         block_size: 64 << rng.u32(..7),
         restart_interval: rng.usize(1..20),
-        resources: ResourceConfig { block_cache_mib: rng.usize(..2), memtables_mib: 1 },
+        resources: ResourceConfig {
+            block_cache_mib: rng.usize(..2),
+            memtables_mib: 1,
+            open_files: if rng.bool() { rng.usize(1..10) } else { 1024 },
+        },
         wal: WalConfig { segment_preallocate: rng.bool(), gc_interval_sec: rng.u64(1..60) },
         seed: rng.u64(..),
         ..Default::default()

@@ -38,6 +38,9 @@ struct Machine {
     capacity: u64,
     /// Of 100 tries to read without waiting, so many would have to wait.
     cold_percent: u8,
+    /// Files that are open for reading.
+    readers: usize,
+    most_readers: usize,
 }
 
 impl SimFs {
@@ -59,6 +62,8 @@ impl SimFs {
             crash_at: None,
             capacity: u64::MAX,
             cold_percent: 0,
+            readers: 0,
+            most_readers: 0,
         };
         Self { machine: Arc::new(Mutex::new(machine)) }
     }
@@ -101,6 +106,20 @@ impl SimFs {
     /// Mutating operation number `nth`, counted from 1, fails with `EIO`.
     pub fn fail_at(&self, nth: u64) {
         self.locked().fail_at = Some(nth);
+    }
+
+    /// Files that are open for reading now.
+    #[must_use]
+    pub fn open_readers(&self) -> usize {
+        self.locked().readers
+    }
+
+    /// Most files that were open for reading at the same time since the last call.
+    #[must_use]
+    pub fn most_open_readers(&self) -> usize {
+        let mut machine = self.locked();
+        let now = machine.readers;
+        std::mem::replace(&mut machine.most_readers, now)
     }
 
     /// Whether the machine is off.
@@ -253,7 +272,11 @@ impl Fs for SimFs {
     }
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn ReadFile>> {
-        let ino = self.enter(Operation::Open, path)?.disk.find(path)?;
+        let mut machine = self.enter(Operation::Open, path)?;
+        let ino = machine.disk.find(path)?;
+        machine.readers += 1;
+        machine.most_readers = machine.most_readers.max(machine.readers);
+        drop(machine);
         Ok(Arc::new(SimReadFile { fs: self.clone(), ino, path: path.to_owned() }))
     }
 
@@ -366,6 +389,12 @@ struct SimReadFile {
     fs: SimFs,
     ino: Ino,
     path: PathBuf,
+}
+
+impl Drop for SimReadFile {
+    fn drop(&mut self) {
+        self.fs.locked().readers -= 1;
+    }
 }
 
 impl ReadFile for SimReadFile {
