@@ -46,7 +46,7 @@ fn restless() -> ATLLConfig {
             last: Compression::None,
         },
         memtable: MemtableConfig { flush_trigger_bytes: 1 << 10, wal_age_trigger_sec: 1 },
-        wal: WalConfig { gc_interval_sec: 1, segment_preallocate: false, ..Default::default() },
+        wal: WalConfig { gc_interval_sec: 1, segment_preallocate: false },
         ..config()
     }
 }
@@ -78,8 +78,7 @@ impl Ledger {
 
 /// Nobody waits for ever.
 async fn within<T>(what: &str, work: impl Future<Output = T>) -> T {
-    let limit = Duration::from_secs(60);
-    tokio::time::timeout(limit, work).await.unwrap_or_else(|_| panic!("{what} is not answered"))
+    tokio::time::timeout(Duration::from_secs(60), work).await.expect(what)
 }
 
 /// What a call may be told when one component dies once.
