@@ -422,7 +422,20 @@ impl LsmEngine {
     /// Makes a component die when it takes up its next message.
     #[cfg(feature = "chaos")]
     pub fn strike(&self, component: crate::Component, blow: crate::Blow) {
-        self.inner.shared.chaos.arm(component, blow);
+        self.strike_after(component, 0, blow);
+    }
+
+    /// Like [`strike`](Self::strike), but lets so many `messages` pass first.
+    #[cfg(feature = "chaos")]
+    pub fn strike_after(&self, component: crate::Component, messages: u64, blow: crate::Blow) {
+        self.inner.shared.chaos.arm(component, messages, blow);
+    }
+
+    /// Messages that a component has taken up since the engine was opened.
+    #[cfg(feature = "chaos")]
+    #[must_use]
+    pub fn messages(&self, component: crate::Component) -> u64 {
+        self.inner.shared.chaos.messages(component)
     }
 
     /// Ends the engine: refuses writes, syncs the log, moves what is in memory into tables, records the version, and stops every
@@ -690,6 +703,15 @@ mod tests {
     fn every_future_is_send() {
         fn check(engine: &LsmEngine) {
             assert_send(&LsmEngine::open(ATLLConfig::default()));
+            assert_send(&LsmEngine::open_in(ATLLConfig::default(), Env::default()));
+            let meter = Arc::new(crate::observe::NoopMeter);
+            assert_send(&LsmEngine::open_with_meter(ATLLConfig::default(), meter));
+            assert_send(&engine.put_with("k", "v", WriteOptions::default()));
+            assert_send(&engine.contains(b"k"));
+            assert_send(&engine.snapshot().multi_get(&["k"]));
+            assert_send(&engine.snapshot().scan(..).next());
+            assert_send(&engine.scan(..));
+            assert_send(&crate::verify(&ATLLConfig::default(), &Env::default()));
             assert_send(&engine.put("k", "v"));
             assert_send(&engine.delete(b"k"));
             assert_send(&engine.write(WriteBatch::default(), WriteOptions::default()));

@@ -28,7 +28,8 @@ pub enum HealthState {
     /// Everything works.
     #[default]
     Healthy,
-    /// Something fails and is tried again, and the engine goes on by itself once the cause is gone; or a table is damaged.
+    /// Something fails and is tried again, and the engine goes on by itself once the cause is gone; or a table is damaged, or a
+    /// component without which writes go on was given up, and is tried again in a minute.
     Degraded {
         /// What has been failing the longest.
         cause: String,
@@ -79,6 +80,8 @@ struct Causes {
     damage: Option<(String, Duration)>,
     /// Of each trouble that is not over, its first cause and when that was.
     troubles: BTreeMap<Trouble, (String, Duration)>,
+    /// Components that were given up and without which writes go on, until they are started again.
+    down: BTreeMap<Component, (String, Duration)>,
 }
 
 impl Causes {
@@ -87,7 +90,13 @@ impl Causes {
         if let Some(reason) = &self.refusal {
             return HealthState::ReadOnly { reason: reason.clone() };
         }
-        match self.troubles.values().chain(&self.damage).min_by_key(|(_, since)| *since) {
+        match self
+            .troubles
+            .values()
+            .chain(self.down.values())
+            .chain(&self.damage)
+            .min_by_key(|(_, since)| *since)
+        {
             Some((cause, since)) => HealthState::Degraded { cause: cause.clone(), since: *since },
             None => HealthState::Healthy,
         }
@@ -160,18 +169,29 @@ impl HealthBoard {
         restarts
     }
 
-    pub(crate) fn gave_up(&self, component: Component, reason: &str) {
+    pub(crate) fn gave_up(&self, component: Component, reason: &str, now: Duration) {
         self.health.send_modify(|health| {
             let entry = health.components.entry(component.to_string()).or_default();
             entry.down = true;
             entry.last_error = reason.to_owned();
         });
-        if component.is_vital() {
-            let reason = || format!("the {component} is down: {reason}");
-            self.change(|causes| {
-                causes.refusal.get_or_insert_with(reason);
-            });
-        }
+        let reason = format!("the {component} is down: {reason}");
+        self.change(|causes| {
+            if component.is_vital() {
+                causes.refusal.get_or_insert(reason);
+            } else {
+                causes.down.entry(component).or_insert((reason, now));
+            }
+        });
+    }
+
+    /// A component was started again. Writes that are refused for it stay refused until the engine is resumed.
+    pub(crate) fn revived(&self, component: Component) {
+        self.change(|causes| drop(causes.down.remove(&component)));
+        self.health.send_if_modified(|health| {
+            let entry = health.components.get_mut(&component.to_string());
+            entry.is_some_and(|entry| std::mem::take(&mut entry.down))
+        });
     }
 
     /// Everything is tried anew: what still fails will say so again.
@@ -179,6 +199,7 @@ impl HealthBoard {
         self.change(|causes| {
             causes.refusal = None;
             causes.troubles.clear();
+            causes.down.clear();
         });
         self.health.send_modify(|health| {
             for component in health.components.values_mut() {
@@ -228,8 +249,8 @@ mod tests {
     fn refused_writes_outweigh_every_trouble_and_name_the_first_reason() {
         let board = HealthBoard::new();
         board.failing(Trouble::Log, &Error::Closed, Duration::ZERO);
-        board.gave_up(Component::WalWriter, "tired");
-        board.gave_up(Component::Flusher, "tired too");
+        board.gave_up(Component::WalWriter, "tired", Duration::ZERO);
+        board.gave_up(Component::Flusher, "tired too", Duration::ZERO);
         board.works(Trouble::Log);
         board.failing(Trouble::Flush, &Error::Closed, Duration::ZERO);
         let reason = "the wal writer is down: tired".to_owned();
@@ -274,9 +295,13 @@ mod tests {
     #[test]
     fn a_vital_component_that_is_down_makes_the_engine_read_only_until_it_is_resumed() {
         let board = HealthBoard::new();
-        board.gave_up(Component::WalGc, "tired");
+        board.gave_up(Component::WalGc, "tired", Duration::ZERO);
+        assert!(matches!(board.now().state, HealthState::Degraded { .. }));
+        board.revived(Component::WalGc);
         assert_eq!(board.now().state, HealthState::Healthy);
-        board.gave_up(Component::Flusher, "tired");
+        assert!(!board.now().components["wal gc"].down);
+        board.gave_up(Component::Flusher, "tired", Duration::ZERO);
+        board.revived(Component::Flusher);
         assert!(matches!(board.now().state, HealthState::ReadOnly { .. }));
         board.resumed();
         assert_eq!(board.now().state, HealthState::Healthy);

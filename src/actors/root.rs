@@ -210,7 +210,7 @@ fn judge(state: &mut State, myself: &ActorRef<Msg>, component: Component, reason
 
 fn give_up(state: &State, component: Component, reason: &str) {
     tracing::error!(%component, reason, "a component dies too often; giving it up");
-    state.shared.health.gave_up(component, reason);
+    state.shared.health.gave_up(component, reason, state.shared.now());
     if component.is_vital() {
         let refusal = Error::Unavailable { component: component.name(), reason: reason.to_owned() };
         state.shared.commits.refuse(refusal.clone());
@@ -240,6 +240,7 @@ async fn restart(state: &mut State, myself: &ActorRef<Msg>, component: Component
     match spawn(component, &state.shared, myself).await {
         Ok(child) => {
             state.children.insert(component, child);
+            state.shared.health.revived(component);
             if matches!(component, Component::Compactor(_)) {
                 // Plans that were lost with the one before have given their slots back: they are planned anew.
                 state.shared.routes.scheduler.ring(scheduler::Msg::Wake);

@@ -141,6 +141,8 @@ impl Shared {
             commits,
             gate: Gate::default(),
             snapshots: Snapshots::default(),
+            #[cfg(feature = "chaos")]
+            chaos: super::chaos::Strikes::new(Arc::clone(&routes)),
             routes,
             totals: Totals::default(),
             health,
@@ -162,8 +164,6 @@ impl Shared {
             sync_due: AtomicU64::new(u64::MAX),
             scrub: Mutex::default(),
             pressure: watch::Sender::new(Pressure { value: 0.0, cause: "nothing" }),
-            #[cfg(feature = "chaos")]
-            chaos: super::chaos::Strikes::default(),
             lock: Mutex::new(Some(lock)),
         })
     }
