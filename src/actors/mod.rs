@@ -22,6 +22,8 @@ pub(crate) mod flusher;
 mod health;
 pub(crate) mod manifest_keeper;
 pub(crate) mod memtable_owner;
+#[cfg(test)]
+mod publication;
 pub(crate) mod root;
 mod routes;
 pub(crate) mod scheduler;
