@@ -164,18 +164,15 @@ async fn install(shared: &Arc<Shared>, change: Change, flushed: Option<Flushed>)
     })?;
     debug_assert_eq!(next.check(), Ok(()), "every edit keeps the invariants");
     let events = edit.ops.clone();
-    let mut unnamed = shared.take_unnamed();
-    // An edit whose keeper died behind the publication failed for who had asked for it, and was made.
-    unnamed.retain(|table| !version.tables.contains_key(table));
+    let unnamed = shared.unnamed();
     let ticket = shared.desk.begin();
-    if let Err(error) = write(shared, ticket, version, edit).await {
-        shared.keep_unnamed(unnamed);
-        return Err(error);
-    }
+    write(shared, ticket, Arc::clone(&version), edit).await?;
     let added = publish(shared, Arc::new(next));
     shared.desk.published(ticket);
-    // The manifest says for certain now that it does not name them.
-    shared.discard(unnamed);
+    // The manifest says for certain now that it does not name them. Those that the version named before were not unnamed: an
+    // edit whose keeper dies behind the publication fails for who asked for it, but is made.
+    shared.forget_unnamed(&unnamed);
+    shared.discard(unnamed.into_iter().filter(|id| !version.tables.contains_key(id)).collect());
     let store = Arc::clone(&shared.store);
     let opening = move || {
         added.iter().for_each(|table| store.open_table(table));

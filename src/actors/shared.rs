@@ -385,11 +385,16 @@ impl Shared {
         if sure { self.discard(outputs) } else { self.keep_unnamed(outputs) }
     }
 
-    pub(crate) fn take_unnamed(&self) -> Vec<FileId> {
-        std::mem::take(&mut *self.unnamed.lock().unwrap_or_else(PoisonError::into_inner))
+    pub(crate) fn unnamed(&self) -> Vec<FileId> {
+        self.unnamed.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub(crate) fn keep_unnamed(&self, tables: Vec<FileId>) {
+    pub(crate) fn forget_unnamed(&self, decided: &[FileId]) {
+        let mut unnamed = self.unnamed.lock().unwrap_or_else(PoisonError::into_inner);
+        unnamed.retain(|table| !decided.contains(table));
+    }
+
+    fn keep_unnamed(&self, tables: Vec<FileId>) {
         self.unnamed.lock().unwrap_or_else(PoisonError::into_inner).extend(tables);
     }
 

@@ -360,6 +360,9 @@ async fn heal(world: &World) {
         world.sleep(soon).await;
     }
     while health.borrow_and_update().state != HealthState::Healthy {
+        if matches!(world.engine.health().state, HealthState::ReadOnly { .. }) {
+            world.engine.resume();
+        }
         if health.changed().await.is_err() {
             return;
         }
