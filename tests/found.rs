@@ -105,6 +105,39 @@ fn an_edit_whose_keeper_died_before_it_was_published_is_made_once_or_not_at_all(
 }
 
 #[test]
+fn whoever_opens_a_directory_is_not_disturbed_by_jobs_of_the_engine_before() {
+    for millis in 0..60 {
+        in_paused_time(async move {
+            let fs = SimFs::new(millis);
+            let engine = LsmEngine::open_in(config(), slow(&fs, millis)).await.unwrap();
+            let mut history = History::default();
+            for i in 0..30 {
+                history.write(&engine, History::mixed(i), Durability::Os).await.unwrap();
+            }
+            let flushing = tokio::spawn({
+                let engine = engine.clone();
+                async move { engine.flush().await }
+            });
+            tokio::time::sleep(Duration::from_millis(millis * 5)).await;
+            engine.kill(Component::ManifestKeeper);
+            tokio::task::yield_now().await;
+            flushing.abort();
+            drop(flushing.await);
+            drop(engine);
+            let engine = open(&fs, config()).await.unwrap();
+            history.write(&engine, History::mixed(4), Durability::Os).await.unwrap();
+            engine.flush().await.unwrap();
+            // A job that is left over would begin another manifest now.
+            fs.inject(Fault::new(Trouble::Io).on(Operation::Append).at("MANIFEST").once());
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            fs.heal();
+            let engine = open(&fs.kill(), config()).await.expect("nothing else was written");
+            assert_eq!(read_all(&engine).await.unwrap(), history.now(), "after {millis} steps");
+        });
+    }
+}
+
+#[test]
 fn tables_of_edits_that_failed_do_not_stay() {
     in_paused_time(async {
         let fs = SimFs::new(1);

@@ -78,6 +78,12 @@ impl Desk {
         self.begun.fetch_add(1, Ordering::AcqRel) + 1
     }
 
+    /// Waits until nobody writes, and lets nobody begin who did not take a ticket after this. Blocks.
+    pub(crate) fn close(&self) {
+        self.begin();
+        drop(self.log.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
     /// The record of `ticket` was written and published.
     fn published(&self, ticket: Ticket) {
         self.published.store(ticket, Ordering::Release);

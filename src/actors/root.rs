@@ -437,7 +437,8 @@ async fn stop_children(state: &mut State) {
 async fn let_go(shared: &Arc<Shared>) {
     let job = Arc::clone(shared);
     let unlock = move || {
-        // A manifest keeper that died may have left a job behind.
+        // A manifest keeper that died may have left a job behind: it must not write any more when others may.
+        job.desk.close();
         job.unlock();
         Ok(())
     };
