@@ -173,18 +173,12 @@ async fn compact(
     let change = Box::new(move |version: &Version| {
         compact_ops(version, (&place, &runs, target), &outputs, run)
     });
-    match shared.install(change, None).await {
-        Ok(true) => {}
-        Ok(false) => {
-            emit(shared, &slot, CompactionKind::Dropped);
-            shared.forsake(tables, true);
-            return Ok(Done::Nothing);
-        }
-        Err(error) => {
-            emit(shared, &slot, CompactionKind::Dropped);
-            shared.forsake(tables, false);
-            return Err(error);
-        }
+    let installed = shared.install_tables(tables, change, None).await;
+    if !matches!(installed, Ok(true)) {
+        emit(shared, &slot, CompactionKind::Dropped);
+    }
+    if !installed? {
+        return Ok(Done::Nothing);
     }
     let took = shared.now().saturating_sub(start);
     shared.metrics.compaction_ms.observe(took.as_secs_f64() * 1e3);

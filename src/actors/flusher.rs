@@ -136,14 +136,7 @@ async fn flush(shared: &Arc<Shared>, memtable: Arc<Memtable>) -> Result<()> {
         (version.log_floor <= segment).then(|| flush_ops(&outputs, run))
     });
     let last_seq = memtable.last_seq();
-    match shared.install(change, Some(Flushed { segment, last_seq })).await {
-        Ok(true) => {}
-        Ok(false) => shared.forsake(tables.clone(), true),
-        Err(error) => {
-            shared.forsake(tables, false);
-            return Err(error);
-        }
-    }
+    shared.install_tables(tables.clone(), change, Some(Flushed { segment, last_seq })).await?;
     let flushed = u64_of(memtable.bytes());
     shared.retire(memtable);
     shared.routes.manifest_keeper.ring(manifest_keeper::Msg::Sweep);

@@ -201,6 +201,28 @@ impl Shared {
         answer.await.unwrap_or(Err(interrupted))
     }
 
+    /// Like [`install`](Self::install), for a change that names `tables`: those that do not get into the version are deleted, at
+    /// once or, where the manifest may name them all the same, when the next edit has decided.
+    ///
+    /// # Errors
+    /// As for [`install`](Self::install).
+    pub(crate) async fn install_tables(
+        &self,
+        tables: Vec<FileId>,
+        change: Change,
+        flushed: Option<manifest_keeper::Flushed>,
+    ) -> Result<bool> {
+        let installed = self.install(change, flushed).await;
+        match &installed {
+            Ok(true) => {}
+            Ok(false) => self.discard(tables),
+            Err(_) => {
+                self.unnamed.lock().unwrap_or_else(PoisonError::into_inner).extend(tables);
+            }
+        }
+        installed
+    }
+
     /// Flushes everything that is in memtables now, and waits until it is in tables.
     ///
     /// `insist`: goes on through failures until nothing is left or a component is down; else the first failure ends it.
@@ -380,11 +402,6 @@ impl Shared {
         self.notify();
     }
 
-    /// Outputs of a job that did not get into the version. `sure`: no manifest names them either.
-    pub(crate) fn forsake(&self, outputs: Vec<FileId>, sure: bool) {
-        if sure { self.discard(outputs) } else { self.keep_unnamed(outputs) }
-    }
-
     pub(crate) fn unnamed(&self) -> Vec<FileId> {
         self.unnamed.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -392,10 +409,6 @@ impl Shared {
     pub(crate) fn forget_unnamed(&self, decided: &[FileId]) {
         let mut unnamed = self.unnamed.lock().unwrap_or_else(PoisonError::into_inner);
         unnamed.retain(|table| !decided.contains(table));
-    }
-
-    fn keep_unnamed(&self, tables: Vec<FileId>) {
-        self.unnamed.lock().unwrap_or_else(PoisonError::into_inner).extend(tables);
     }
 
     /// Has tables deleted that no version ever named.
