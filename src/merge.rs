@@ -10,7 +10,10 @@ use std::cmp::Ordering;
 use bytes::Bytes;
 
 use crate::cursor::{Cursor, EntryRef, Stop};
-use crate::types::{Direction, SeqNo, ValueKind};
+use crate::types::{Direction, KeyRange, SeqNo, ValueKind};
+
+/// Steps that a reader takes in one turn: some 50 us of work.
+const TURN: u32 = 512;
 
 /// Cursors in one order.
 pub(crate) struct Merge<C> {
@@ -110,10 +113,35 @@ impl<C: Cursor> Cursor for Merge<C> {
     }
 }
 
+/// What a step of a [`Visible`] came to.
+#[derive(Debug)]
+pub(crate) enum Seen {
+    /// The next key and its value.
+    Entry(Bytes, Bytes),
+    /// There is nothing behind the last.
+    End,
+    /// Only entries that nobody sees, and many of them: let others have their turn, then call it again.
+    NotYet,
+}
+
+/// The entry under `cursor`, unless it is behind `range`.
+fn entry_in<'c>(
+    cursor: &'c impl Cursor,
+    range: &KeyRange,
+    direction: Direction,
+) -> Option<EntryRef<'c>> {
+    cursor.entry().filter(|entry| match direction {
+        Direction::Forward => range.is_before_end(entry.key),
+        Direction::Backward => range.start[..] <= *entry.key,
+    })
+}
+
 /// What a reader sees of a cursor: one entry a key, as of a snapshot and a wall-clock time.
 pub(crate) struct Visible<C> {
     cursor: C,
     direction: Direction,
+    /// What is behind it, in the direction of the cursor, is not looked at.
+    range: KeyRange,
     snapshot: SeqNo,
     now_ms: u64,
     /// The cursor was stopped on its way to the next entry: it has to get there before it is looked at.
@@ -125,10 +153,15 @@ pub(crate) struct Visible<C> {
 }
 
 impl<C: Cursor> Visible<C> {
-    /// `cursor` walks in `direction`; place it with `rewind` or `seek` first.
-    pub(crate) fn new(cursor: C, direction: Direction, snapshot: SeqNo, now_ms: u64) -> Self {
+    /// `cursor` walks in `direction`; place it within `range` with `rewind` or `seek` first.
+    pub(crate) fn new(
+        (cursor, direction): (C, Direction),
+        range: KeyRange,
+        snapshot: SeqNo,
+        now_ms: u64,
+    ) -> Self {
         let (last_key, candidate) = (None, None);
-        Self { cursor, direction, snapshot, now_ms, advancing: false, last_key, candidate }
+        Self { cursor, direction, range, snapshot, now_ms, advancing: false, last_key, candidate }
     }
 
     /// Goes to the start in the direction of the cursor.
@@ -151,8 +184,8 @@ impl<C: Cursor> Visible<C> {
         self.candidate = None;
     }
 
-    /// The next key and value; `None` behind the last. A stopped step is continued by calling it again.
-    pub(crate) fn next(&mut self) -> Result<Option<(Bytes, Bytes)>, Stop> {
+    /// Goes to the next key and value. A stopped step is continued by calling it again.
+    pub(crate) fn next(&mut self) -> Result<Seen, Stop> {
         if self.advancing {
             self.advance()?;
         }
@@ -169,8 +202,11 @@ impl<C: Cursor> Visible<C> {
         Ok(())
     }
 
-    fn next_forward(&mut self) -> Result<Option<(Bytes, Bytes)>, Stop> {
-        while let Some(entry) = self.cursor.entry() {
+    fn next_forward(&mut self) -> Result<Seen, Stop> {
+        for _ in 0..TURN {
+            let Some(entry) = entry_in(&self.cursor, &self.range, self.direction) else {
+                return Ok(Seen::End);
+            };
             let decided = self.last_key.as_deref() == Some(entry.key);
             if decided || entry.seq > self.snapshot {
                 self.advance()?;
@@ -181,15 +217,15 @@ impl<C: Cursor> Visible<C> {
             last.extend_from_slice(entry.key);
             if entry.kind.is_live(self.now_ms) {
                 // The cursor stays: its older versions, and it, are skipped as decided by the next call.
-                return Ok(Some((Bytes::copy_from_slice(entry.key), self.cursor.value())));
+                return Ok(Seen::Entry(Bytes::copy_from_slice(entry.key), self.cursor.value()));
             }
         }
-        Ok(None)
+        Ok(Seen::NotYet)
     }
 
-    fn next_backward(&mut self) -> Result<Option<(Bytes, Bytes)>, Stop> {
-        loop {
-            let entry = self.cursor.entry();
+    fn next_backward(&mut self) -> Result<Seen, Stop> {
+        for _ in 0..TURN {
+            let entry = entry_in(&self.cursor, &self.range, self.direction);
             let same_key = match (&self.candidate, entry) {
                 (Some((key, ..)), Some(entry)) => key[..] == *entry.key,
                 (Some(_), None) => false,
@@ -199,9 +235,11 @@ impl<C: Cursor> Visible<C> {
                 && let Some((key, kind, value)) = self.candidate.take()
                 && kind.is_live(self.now_ms)
             {
-                return Ok(Some((key, value)));
+                return Ok(Seen::Entry(key, value));
             }
-            let Some(entry) = self.cursor.entry() else { return Ok(None) };
+            let Some(entry) = entry_in(&self.cursor, &self.range, self.direction) else {
+                return Ok(Seen::End);
+            };
             if entry.seq <= self.snapshot {
                 // Versions of a key come oldest first: each visible one replaces the one before.
                 let key = match self.candidate.take() {
@@ -212,6 +250,7 @@ impl<C: Cursor> Visible<C> {
             }
             self.advance()?;
         }
+        Ok(Seen::NotYet)
     }
 }
 
@@ -292,6 +331,16 @@ mod tests {
         }
     }
 
+    fn shown<C: Cursor>(visible: &mut Visible<C>) -> Option<(Bytes, Bytes)> {
+        loop {
+            match retry(|| visible.next()) {
+                Seen::Entry(key, value) => return Some((key, value)),
+                Seen::End => return None,
+                Seen::NotYet => {}
+            }
+        }
+    }
+
     fn case(seed: u64) -> (Vec<Entries>, SeqNo, usize) {
         let mut rng = fastrand::Rng::with_seed(seed);
         let mut sources = vec![Vec::new(); rng.usize(1..6)];
@@ -327,10 +376,10 @@ mod tests {
                 let cursors =
                     sources.iter().map(|s| ListCursor::new(s.clone(), direction, stall)).collect();
                 let merge = Merge::new(cursors, direction);
-                let mut visible = Visible::new(merge, direction, snapshot, 10);
+                let mut visible = Visible::new((merge, direction), KeyRange::all(), snapshot, 10);
                 retry(|| visible.rewind());
                 let mut seen = Vec::new();
-                while let Some((key, value)) = retry(|| visible.next()) {
+                while let Some((key, value)) = shown(&mut visible) {
                     seen.push((key.to_vec(), String::from_utf8(value.to_vec()).unwrap()));
                 }
                 if direction == Direction::Backward {
@@ -349,11 +398,11 @@ mod tests {
             let target = [u8::try_from(seed % 13).unwrap()];
             let run = |direction| {
                 let cursors = sources.iter().map(|s| ListCursor::new(s.clone(), direction, stall));
-                let mut visible =
-                    Visible::new(Merge::new(cursors.collect(), direction), direction, snapshot, 10);
+                let merge = Merge::new(cursors.collect(), direction);
+                let mut visible = Visible::new((merge, direction), KeyRange::all(), snapshot, 10);
                 retry(|| visible.seek(&target));
                 let mut seen = Vec::new();
-                while let Some((key, _)) = retry(|| visible.next()) {
+                while let Some((key, _)) = shown(&mut visible) {
                     seen.push(key.to_vec());
                 }
                 seen
@@ -366,6 +415,41 @@ mod tests {
                 below.into_iter().rev().collect::<Vec<_>>(),
                 "seed {seed}"
             );
+        }
+    }
+    #[test]
+    fn a_step_past_many_hidden_entries_is_many_turns() {
+        let count = 10 * TURN;
+        let hidden = |number: u32| {
+            let (key, seq) = (number.to_be_bytes().to_vec(), SeqNo(u64::from(number) + 1));
+            // Tombstones, then what the snapshot is too old for.
+            let after = number >= count / 2;
+            (key, if after { seq.plus(100_000) } else { seq }, ValueKind::Delete)
+        };
+        for direction in [Direction::Forward, Direction::Backward] {
+            let entries = (0..count).map(hidden).collect();
+            let cursor = ListCursor::new(entries, direction, usize::MAX);
+            let mut visible =
+                Visible::new((cursor, direction), KeyRange::all(), SeqNo(100_000), 10);
+            retry(|| visible.rewind());
+            let mut turns = 0;
+            while matches!(visible.next(), Ok(Seen::NotYet)) {
+                turns += 1;
+            }
+            assert!((10..=20).contains(&turns), "{direction:?}: {turns} turns");
+        }
+    }
+    #[test]
+    fn nothing_behind_the_range_is_walked_over() {
+        for direction in [Direction::Forward, Direction::Backward] {
+            // Nothing is to be seen, in the range or outside: the walk must end all the same.
+            let entries = (0..100).map(|key| (vec![key], SeqNo(1), ValueKind::Delete)).collect();
+            let cursor = ListCursor::new(entries, direction, usize::MAX);
+            let range = KeyRange::from([40].as_slice()..[45].as_slice());
+            let mut visible = Visible::new((cursor, direction), range, SeqNo(5), 10);
+            retry(|| visible.seek(if direction == Direction::Forward { &[40] } else { &[45] }));
+            assert!(matches!(visible.next(), Ok(Seen::End)));
+            assert!(visible.cursor.steps <= 7, "{direction:?}: {} steps", visible.cursor.steps);
         }
     }
 }

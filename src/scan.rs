@@ -13,7 +13,7 @@ use futures_core::Stream;
 
 use crate::cursor::Stop;
 use crate::error::Result;
-use crate::merge::{Merge, Visible};
+use crate::merge::{Merge, Seen, Visible};
 use crate::quarantine::Quarantine;
 use crate::snapshots;
 use crate::types::{Direction, KeyRange, SeqNo};
@@ -165,7 +165,12 @@ impl Scan {
                 }
             }
             match self.step() {
-                Ok(entry) => return Poll::Ready(Ok(entry)),
+                Ok(Seen::Entry(key, value)) => return Poll::Ready(Ok(Some((key, value)))),
+                Ok(Seen::End) => return Poll::Ready(Ok(None)),
+                Ok(Seen::NotYet) => {
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
                 Err(Stop::Failed(error)) => {
                     self.quarantine.note(&error);
                     return Poll::Ready(Err(error));
@@ -178,18 +183,14 @@ impl Scan {
         }
     }
 
-    fn step(&mut self) -> Result<Option<(Bytes, Bytes)>, Stop> {
+    fn step(&mut self) -> Result<Seen, Stop> {
         if self.left == 0 || self.ended || self.range.is_empty() {
-            return Ok(None);
+            return Ok(Seen::End);
         }
         let walk = self.walk.get_or_insert_with(|| {
             let cursor = self.view.cursor(&self.range, self.direction);
-            Visible::new(
-                cursor,
-                self.direction,
-                self.snapshot,
-                self.quarantine.env().clock.wall_ms(),
-            )
+            let now_ms = self.quarantine.env().clock.wall_ms();
+            Visible::new((cursor, self.direction), self.range.clone(), self.snapshot, now_ms)
         });
         match &self.target {
             None => {}
@@ -198,13 +199,13 @@ impl Scan {
                 self.target = None;
             }
         }
-        let entry = walk.next()?.filter(|(key, _)| self.range.contains(key));
-        match entry {
-            Some(_) => self.left -= 1,
-            // The first key outside ends the walk; going on would read what nobody asked for.
-            None => self.ended = true,
+        let seen = walk.next()?;
+        match seen {
+            Seen::Entry(..) => self.left -= 1,
+            Seen::End => self.ended = true,
+            Seen::NotYet => {}
         }
-        Ok(entry)
+        Ok(seen)
     }
 }
 

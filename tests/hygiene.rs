@@ -556,3 +556,37 @@ fn no_task_waits_for_more_than_one_turn_of_each_other() {
         engine.shutdown().await.unwrap();
     });
 }
+
+#[test]
+fn a_step_of_a_scan_past_what_was_deleted_lets_others_have_their_turn() {
+    in_paused_time(async {
+        const KEYS: u64 = 20_000;
+        let fs = SimFs::new(1);
+        let engine = open(&fs, ATLLConfig::default());
+        let engine = engine.await.unwrap();
+        for key in 0..KEYS {
+            engine.delete(&key.to_be_bytes()).await.unwrap();
+        }
+        engine.put("z", "the only one").await.unwrap();
+        for backward in [false, true] {
+            let scan = engine.scan(..Bytes::from("z"));
+            let mut scan = if backward { scan.rev() } else { scan };
+            let (turns, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+            let heart = tokio::spawn({
+                let (turns, stop) = (Arc::clone(&turns), Arc::clone(&stop));
+                async move {
+                    while !stop.load(Ordering::Relaxed) {
+                        turns.fetch_add(1, Ordering::Relaxed);
+                        tokio::task::yield_now().await;
+                    }
+                }
+            });
+            assert_eq!(scan.next().await.unwrap(), None);
+            stop.store(true, Ordering::Relaxed);
+            heart.await.unwrap();
+            let turns = turns.load(Ordering::Relaxed);
+            assert!(turns >= KEYS / 1024, "others had {turns} turns, backward: {backward}");
+        }
+        engine.shutdown().await.unwrap();
+    });
+}

@@ -15,6 +15,7 @@ use tokio::sync::{Notify, oneshot};
 use super::core::Core;
 use super::queue::{Queue, Request};
 use super::room::{Room, Taken};
+use super::waiting::Waiting;
 use crate::batch::WriteBatch;
 use crate::env::Clock;
 use crate::error::{Error, Result};
@@ -239,7 +240,7 @@ impl Commits {
 
     /// The core, in whatever state it was left. Waits its turn; callers stand back meanwhile.
     pub(crate) async fn lease(self: &Arc<Self>) -> Lease {
-        let _wanted = Wanted::new(&self.wanted);
+        let _wanted = Waiting::new(&self.wanted);
         loop {
             let returned = self.returned.notified();
             let core = self.locked().take();
@@ -259,22 +260,6 @@ impl Commits {
 impl std::fmt::Debug for Commits {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Commits").field("visible", &self.visible).finish_non_exhaustive()
-    }
-}
-
-/// Counts a task that waits for the core, also if it is dropped while it waits.
-struct Wanted<'a>(&'a AtomicUsize);
-
-impl<'a> Wanted<'a> {
-    fn new(count: &'a AtomicUsize) -> Self {
-        count.fetch_add(1, Ordering::AcqRel);
-        Self(count)
-    }
-}
-
-impl Drop for Wanted<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

@@ -16,6 +16,7 @@ mod gate;
 mod lease;
 mod queue;
 mod room;
+mod waiting;
 
 pub(crate) use self::core::{Core, CoreArgs};
 pub(crate) use gate::{Gate, Valve};

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, TryAcquireError};
 
+use super::waiting::Waiting;
 use crate::batch::WriteBatch;
 use crate::env::Clock;
 use crate::error::{Error, Result};
@@ -148,21 +149,5 @@ impl Room {
     /// Bytes of the writes that wait.
     pub(super) const fn waiting_bytes(&self) -> &Tally {
         &self.waiting_bytes
-    }
-}
-
-/// Counts a write that waits, also if it is dropped while it does.
-struct Waiting<'a>(&'a AtomicUsize);
-
-impl<'a> Waiting<'a> {
-    fn new(count: &'a AtomicUsize) -> Self {
-        count.fetch_add(1, Ordering::AcqRel);
-        Self(count)
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }
