@@ -329,12 +329,9 @@ impl ATLLConfig {
         within("fanout", self.fanout, 2, 100)?;
         within("max_levels", self.max_levels, 2, 16)?;
         within("l1_slot_count", self.l1_slot_count, 1, 4096)?;
-        within(
-            "memtable.flush_trigger_bytes",
-            self.memtable.flush_trigger_bytes,
-            1 << 10,
-            4 << 30,
-        )?;
+        // All of a memtable has to fit one frame of the log, should it be logged again.
+        let trigger = self.memtable.flush_trigger_bytes;
+        within("memtable.flush_trigger_bytes", trigger, 1 << 10, 2 << 30)?;
         let age = self.memtable.wal_age_trigger_sec;
         let sane = (1..=LONGEST_SEC).contains(&age);
         check("memtable.wal_age_trigger_sec", sane, "must be from 1 second to a year")?;

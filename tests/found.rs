@@ -238,6 +238,37 @@ fn a_repair_of_the_log_that_came_to_nothing_takes_nothing_away() {
 }
 
 #[test]
+fn what_a_process_shows_after_a_failed_sync_of_the_one_before_survives_a_power_cut() {
+    for writes in 1..60 {
+        in_paused_time(async move {
+            let fs = SimFs::new(1);
+            let memtable = MemtableConfig { flush_trigger_bytes: 2 << 10, ..Default::default() };
+            let config = ATLLConfig { memtable, ..config() };
+            let engine = open(&fs, config.clone()).await.unwrap();
+            let mut history = History::default();
+            // Nothing is flushed: what is sealed is in the log alone.
+            fs.inject(Fault::new(Trouble::Io).on(Operation::Create).at("sst"));
+            for i in 0..writes {
+                history.write(&engine, History::mixed(i), Durability::Os).await.unwrap();
+            }
+            // The log cannot be repaired either before the process dies.
+            fs.inject(Fault::new(Trouble::Io).on(Operation::Sync).at("wal"));
+            engine.sync().await.unwrap_err();
+            history.all_durable(); // the process dies, not the machine
+            let fs = fs.kill();
+            fs.heal();
+            let engine = open(&fs, config.clone()).await.unwrap();
+            assert_eq!(read_all(&engine).await.unwrap(), history.now());
+            for end in 0..20 {
+                let fs = fs.fork().crash(end);
+                let engine = open(&fs, config.clone()).await.unwrap();
+                assert_eq!(read_all(&engine).await.unwrap(), history.now(), "{writes} {end}");
+            }
+        });
+    }
+}
+
+#[test]
 fn a_checkpoint_in_new_directories_survives_a_power_cut() {
     in_paused_time(async {
         let fs = SimFs::new(1);

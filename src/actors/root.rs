@@ -407,8 +407,8 @@ async fn record_version(shared: Arc<Shared>) -> Result<()> {
             Vec::new()
         };
         let mut ours =
-            wal.into_iter().filter(|file| file.id.is_some_and(|id| id < latest.log_floor));
-        ours.try_for_each(|file| job.store.remove(&file.path))
+            wal.into_iter().filter_map(|file| file.id).filter(|id| *id < latest.log_floor);
+        ours.try_for_each(|id| job.store.remove_segment(id))
     };
     shared.env().on_disk(record).await
 }

@@ -90,7 +90,7 @@ async fn collect(shared: &Arc<Shared>, floor: FileId) -> Result<()> {
         let count = segments.len();
         for segment in segments {
             let Some(id) = segment.id.filter(|id| *id < floor) else { continue };
-            store.remove(&segment.path)?;
+            store.remove_segment(id)?;
             deleted.push(id);
         }
         Ok((count - deleted.len(), deleted))

@@ -331,10 +331,7 @@ impl Core {
         for memtable in sealed.chain([&self.memtable]) {
             let mut ops = memtable.ops_after(durable);
             ops.retain(|(seq, _)| *seq < self.next_seq); // others are of a group that is not done
-            let Some((first, _)) = ops.first() else { continue };
-            self.encoder.begin();
-            ops.iter().for_each(|(_, op)| self.encoder.push(op));
-            next.append(&self.encoder.finish(next.id(), 0, *first))?;
+            next.append_again(&mut self.encoder, &ops)?;
         }
         next.sync()
     }

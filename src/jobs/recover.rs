@@ -2,7 +2,8 @@
 //!
 //! 1. Take the lock. 2. Replay the manifest that `CURRENT` names. 3. Check that every table it names is there.
 //! 4. Follow the log from its newest segment back to the floor; replay it from there on, each segment into a memtable of its own.
-//! 5. Sync what was replayed: what recovery shows is final. 6. Begin a new manifest and a new segment. 7. Remove orphans.
+//! 5. Sync what was replayed: what recovery shows is final. 6. Begin a new manifest and a new segment, in which is logged again
+//!    what a sync of the process before failed to write. 7. Remove orphans.
 //!
 //! Invariant: nothing found is ever appended to, and nothing is removed before the new state is durable.
 
@@ -19,7 +20,7 @@ use serde::Serialize;
 use crate::config::{ATLLConfig, RecoveryMode};
 use crate::env::Env;
 use crate::error::{Error, IoContext, Result};
-use crate::format::wal::{Frame, HEADER_LEN, Previous, SegmentHeader};
+use crate::format::wal::{Frame, FrameEncoder, HEADER_LEN, Previous, SegmentHeader};
 use crate::memtable::Memtable;
 use crate::observe::{VizEvent, WalKind};
 use crate::storage::layout::{FileKind, Found, Layout};
@@ -129,9 +130,7 @@ pub(crate) fn recover(env: &Env, config: &ATLLConfig) -> Result<Recovered> {
     version.log_floor = memtables.first().map_or(next_file, |memtable| memtable.segment());
     // CURRENT comes before the first segment: a log without a manifest would look like damage.
     let manifest = ManifestLog::create(&*env.fs, &layout, store.new_id(), &version)?;
-    let segment = store.create_segment()?;
-    segment.write_header(previous)?;
-    segment.sync()?;
+    let segment = begin_segment(&store, previous, &memtables)?;
     store.segment_begun(segment.id());
     let named = named_files(&version, &manifest, &replayed, segment.id());
     report.orphans_removed = remove_orphans(&store, &named)?;
@@ -139,6 +138,28 @@ pub(crate) fn recover(env: &Env, config: &ATLLConfig) -> Result<Recovered> {
     tracing::info!(dir = %config.data_dir.display(), seed = config.seed, %report, "opened");
     let memtables = memtables.into_iter().rev().collect();
     Ok(Recovered { lock, store, version, manifest, memtables, segment, report })
+}
+
+/// The segment that new writes go to. Once it is durable, so is everything that was replayed.
+fn begin_segment(
+    store: &Store,
+    previous: Previous,
+    memtables: &[Arc<Memtable>],
+) -> Result<LogSegment> {
+    let segment = store.create_segment()?;
+    let doubts = store.layout().list(&*store.env().fs, FileKind::Doubt)?;
+    match doubts.into_iter().filter_map(|doubt| doubt.id).min() {
+        None => segment.write_header(previous)?,
+        Some(first) => {
+            segment.write_header(Previous { durable: 0, ..previous })?;
+            let mut encoder = FrameEncoder::default();
+            for memtable in memtables.iter().filter(|memtable| memtable.segment() >= first) {
+                segment.append_again(&mut encoder, &memtable.ops_after(SeqNo(0)))?;
+            }
+        }
+    }
+    segment.sync()?;
+    Ok(segment)
 }
 
 pub(crate) fn take_lock(env: &Env, layout: &Layout) -> Result<Box<dyn Any + Send + Sync>> {

@@ -459,7 +459,7 @@ impl Work<'_> {
             for file in self.layout.list(fs, kind)? {
                 let named = |id: FileId| match kind {
                     FileKind::Manifest => id == manifest,
-                    FileKind::Wal => id >= version.log_floor,
+                    FileKind::Wal | FileKind::Doubt => id >= version.log_floor,
                     FileKind::Table => version.tables.contains_key(&id),
                 };
                 if !file.temporary && file.id.is_some_and(|id| !named(id)) {

@@ -1,7 +1,7 @@
 //! The directory of a database: which file lies where, and which number a name carries.
 //!
 //! ```text
-//! LOCK  CURRENT  manifest/MANIFEST-000007  wal/000012.wal  sst/000345.sst      names that end in .tmp were never finished
+//! LOCK  CURRENT  manifest/MANIFEST-000007  wal/000012.{wal,doubt}  sst/000345.sst      names that end in .tmp were never finished
 //! ```
 
 use std::io;
@@ -19,16 +19,18 @@ pub(crate) const TEMP: &str = ".tmp";
 pub(crate) enum FileKind {
     Manifest,
     Wal,
+    /// An empty file: a sync of the log segment of that number failed, and nothing says what of it is on disk.
+    Doubt,
     Table,
 }
 
 impl FileKind {
-    pub(crate) const ALL: [Self; 3] = [Self::Manifest, Self::Wal, Self::Table];
+    pub(crate) const ALL: [Self; 4] = [Self::Manifest, Self::Wal, Self::Doubt, Self::Table];
 
     const fn folder(self) -> &'static str {
         match self {
             Self::Manifest => "manifest",
-            Self::Wal => "wal",
+            Self::Wal | Self::Doubt => "wal",
             Self::Table => "sst",
         }
     }
@@ -38,6 +40,7 @@ impl FileKind {
         match self {
             Self::Manifest => format!("MANIFEST-{id}"),
             Self::Wal => format!("{id}.wal"),
+            Self::Doubt => format!("{id}.doubt"),
             Self::Table => format!("{id}.sst"),
         }
     }
@@ -47,6 +50,7 @@ impl FileKind {
         let digits = match self {
             Self::Manifest => name.strip_prefix("MANIFEST-")?,
             Self::Wal => name.strip_suffix(".wal")?,
+            Self::Doubt => name.strip_suffix(".doubt")?,
             Self::Table => name.strip_suffix(".sst")?,
         };
         let id = FileId(digits.parse().ok()?);
@@ -104,6 +108,10 @@ impl Layout {
 
     pub(crate) fn wal(&self, id: FileId) -> PathBuf {
         self.file(FileKind::Wal, id)
+    }
+
+    pub(crate) fn doubt(&self, id: FileId) -> PathBuf {
+        self.file(FileKind::Doubt, id)
     }
 
     pub(crate) fn table(&self, id: FileId) -> PathBuf {

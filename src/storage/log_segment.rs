@@ -12,11 +12,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 
+use crate::batch::WriteOp;
 use crate::env::{Fs, ReadFile, WriteFile};
 use crate::error::{Error, IoContext, Result};
 use crate::format::wal::{
-    BodyHeader, FRAME_HEADER_LEN, Frame, FrameHeader, HEADER_LEN, Previous, SegmentHeader,
+    BodyHeader, FRAME_HEADER_LEN, Frame, FrameEncoder, FrameHeader, HEADER_LEN, Previous,
+    SegmentHeader,
 };
+use crate::storage::layout::Layout;
 use crate::types::{FileId, SeqNo, u64_of, usize_of};
 
 /// Bytes read at a time.
@@ -27,6 +30,9 @@ const WINDOW: usize = 1 << 20;
 pub(crate) struct LogSegment {
     id: FileId,
     path: PathBuf,
+    /// The file that says that this one is not to be trusted.
+    doubt: PathBuf,
+    fs: Arc<dyn Fs>,
     file: Arc<dyn WriteFile>,
     /// Bytes known to be on disk.
     durable: AtomicU64,
@@ -34,14 +40,15 @@ pub(crate) struct LogSegment {
 
 impl LogSegment {
     /// Creates the file and reserves `room` bytes; the name is durable when this returns. Blocks.
-    pub(crate) fn create(fs: &dyn Fs, path: PathBuf, id: FileId, room: u64) -> Result<Self> {
+    pub(crate) fn create(fs: &Arc<dyn Fs>, layout: &Layout, id: FileId, room: u64) -> Result<Self> {
+        let (path, doubt, fs) = (layout.wal(id), layout.doubt(id), Arc::clone(fs));
         let file = fs.create(&path).at("create", &path)?;
-        let prepared = prepare(fs, &path, &*file, room);
+        let prepared = prepare(&*fs, &path, &*file, room);
         if prepared.is_err() && fs.remove(&path).is_err() {
             // Without a header it is an orphan, which the next open removes.
             tracing::debug!(path = %path.display(), "left an empty log segment behind");
         }
-        prepared.map(|()| Self { id, path, file, durable: AtomicU64::new(0) })
+        prepared.map(|()| Self { id, path, doubt, fs, file, durable: AtomicU64::new(0) })
     }
 
     pub(crate) fn id(&self) -> FileId {
@@ -71,12 +78,37 @@ impl LogSegment {
         self.append(&[IoSlice::new(&header.encode())])
     }
 
+    /// Logs operations again, as one frame. `ops`: in the order of their numbers, none of which is missing.
+    pub(crate) fn append_again(
+        &self,
+        encoder: &mut FrameEncoder,
+        ops: &[(SeqNo, WriteOp)],
+    ) -> Result<()> {
+        let Some((first, _)) = ops.first() else { return Ok(()) };
+        encoder.begin();
+        ops.iter().for_each(|(_, op)| encoder.push(op));
+        self.append(&encoder.finish(self.id, 0, *first))
+    }
+
     /// Makes everything appended before the call durable. Blocks.
     pub(crate) fn sync(&self) -> Result<()> {
         let len = self.len();
-        self.file.sync().at("sync", &self.path)?;
+        if let Err(error) = self.file.sync() {
+            self.distrust();
+            return Err(error).at("sync", &self.path);
+        }
         self.durable.fetch_max(len, Ordering::AcqRel);
         Ok(())
+    }
+
+    /// Tells the next process, should this one not live to repair the log: the system shows what it could not write as if it
+    /// had, and a second sync says that all is well. It need not outlive the system, which forgets those bytes too.
+    fn distrust(&self) {
+        if let Err(error) = self.fs.create(&self.doubt)
+            && error.kind() != io::ErrorKind::AlreadyExists
+        {
+            tracing::warn!(path = %self.doubt.display(), %error, "cannot mark a log segment");
+        }
     }
 }
 
@@ -283,9 +315,7 @@ impl std::fmt::Debug for SegmentReader {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::batch::WriteOp;
     use crate::env::OsFs;
-    use crate::format::wal::FrameEncoder;
     use crate::types::ValueKind;
 
     const ID: FileId = FileId(3);

@@ -105,8 +105,8 @@ impl Store {
 
     /// Prepares a log segment. Blocks.
     pub(crate) fn create_segment(&self) -> Result<LogSegment> {
-        let (fs, id, room) = (&*self.env.fs, self.new_id(), self.segment_room);
-        self.cache.patiently(|| LogSegment::create(fs, self.layout.wal(id), id, room))
+        let (fs, id, room) = (&self.env.fs, self.new_id(), self.segment_room);
+        self.cache.patiently(|| LogSegment::create(fs, &self.layout, id, room))
     }
 
     /// A segment was begun: tells the outside.
@@ -149,6 +149,12 @@ impl Store {
         let begin =
             || TableWriter::create(&self.env.fs, &path, options.clone(), &self.build_metrics);
         self.cache.patiently(begin)
+    }
+
+    /// Removes a log segment that nothing needs any more. Blocks.
+    pub(crate) fn remove_segment(&self, id: FileId) -> Result<()> {
+        self.remove(&self.layout.wal(id))?;
+        self.remove(&self.layout.doubt(id))
     }
 
     /// Removes a file that nothing names any more. Blocks.
