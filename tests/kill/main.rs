@@ -6,6 +6,7 @@
 #![expect(clippy::panic, reason = "a test that found something must stop")]
 #![expect(clippy::print_stderr, reason = "a long run says how far it went")]
 
+mod full;
 mod ledger;
 mod worker;
 

@@ -225,6 +225,20 @@ impl Worker {
         Self::run(&mut Command::new(std::env::current_exe().unwrap()), dir, seed)
     }
 
+    /// Starts one that does not die of a file that may not grow: the write fails instead.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn start_under_a_limit(dir: &Path, seed: u64) -> Self {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", r#"trap "" XFSZ; exec "$0" "$@""#]);
+        Self::run(shell.arg(std::env::current_exe().unwrap()), dir, seed)
+    }
+
+    /// Its number for the system.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     fn run(command: &mut Command, dir: &Path, seed: u64) -> Self {
         let name = "worker::a_worker_runs_until_it_is_killed_or_told_to_end";
         command
@@ -284,6 +298,16 @@ impl Worker {
     pub(crate) fn kill(mut self) -> Said {
         self.child.kill().unwrap();
         self.last_words()
+    }
+
+    /// Waits until it has ended by itself. Returns all that it said.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn end(mut self) -> Said {
+        self.tell_to_end();
+        self.wait_until(|said| said.ended);
+        let said = self.last_words();
+        assert!(said.ended, "it did not come to its end: {said:?}");
+        said
     }
 
     fn last_words(mut self) -> Said {
