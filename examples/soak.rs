@@ -7,8 +7,8 @@
 
 use std::error::Error;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -30,6 +30,8 @@ struct World {
     reads: AtomicU64,
     writes: AtomicU64,
     scanned: AtomicU64,
+    /// How long the runtime was late for somebody else's timers: at the median, for one in a thousand, at worst.
+    late: Mutex<[Duration; 3]>,
 }
 
 fn key(number: usize) -> Bytes {
@@ -150,6 +152,22 @@ impl World {
     }
 }
 
+/// A task that has nothing to do with the engine but the runtime: how late are its timers?
+async fn heart(world: &World) -> Fallible {
+    const BEAT: Duration = Duration::from_millis(2);
+    let mut late = Vec::new();
+    while world.running() {
+        let start = Instant::now();
+        tokio::time::sleep(BEAT).await;
+        late.push(start.elapsed().saturating_sub(BEAT));
+    }
+    late.sort_unstable();
+    let at = |share: usize| late.get(late.len() * share / 1000).or(late.last()).copied();
+    *world.late.lock().unwrap_or_else(PoisonError::into_inner) =
+        [at(500), at(999), at(1000)].map(Option::unwrap_or_default);
+    Ok(())
+}
+
 fn peak_rss_mib() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap_or("0");
@@ -189,6 +207,8 @@ async fn run(world: &Arc<World>, time: Duration) -> Fallible {
             tasks.spawn(async move { c.scan(id).await });
         }
     }
+    let beating = Arc::clone(world);
+    tasks.spawn(async move { heart(&beating).await });
     let mut tick = tokio::time::interval(Duration::from_secs(10).min(time));
     tick.tick().await;
     loop {
@@ -225,6 +245,7 @@ async fn main() -> Fallible {
         reads: AtomicU64::default(),
         writes: AtomicU64::default(),
         scanned: AtomicU64::default(),
+        late: Mutex::default(),
     });
     run(&world, Duration::from_secs(seconds)).await?;
     world.engine.flush().await?;
@@ -234,6 +255,10 @@ async fn main() -> Fallible {
     let segments = files_in(&config.data_dir.join("wal"))?;
     assert!(segments <= 2, "the open segment and the next: {segments}");
     println!("{}", world.engine.stats());
+    let [median, rare, worst] = *world.late.lock().unwrap_or_else(PoisonError::into_inner);
+    println!(
+        "timers were late by {median:.0?}, one in a thousand by {rare:.0?}, at worst by {worst:.0?}"
+    );
     world.engine.shutdown().await?;
 
     let engine = LsmEngine::open(config).await?;
