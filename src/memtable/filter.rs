@@ -37,7 +37,9 @@ impl KeyFilter {
     pub(super) fn insert(&self, hash: u64) {
         let line = self.line(hash);
         for (word, mask) in bits(hash) {
-            line.0[word].fetch_or(mask, Ordering::Relaxed);
+            // There is one writer: nothing is lost between the load and the store.
+            let bits = line.0[word].load(Ordering::Relaxed);
+            line.0[word].store(bits | mask, Ordering::Relaxed);
         }
     }
 

@@ -1,36 +1,36 @@
-//! Writes that are not in a table yet: every version of every key, in order, in a lock-free skip list.
+//! Writes that are not in a table yet: every version of every key, in order, in a [`Tree`] that readers walk without a lock.
 //!
 //! One memtable holds exactly the frames of one log segment, so that the log is collected by comparing two numbers.
 //!
 //! Invariant: inserts come in SeqNo order from the one holder of the commit core; readers need no lock and see an entry only
 //! once its SeqNo is published.
 
+mod arena;
 mod filter;
+mod leaf;
+mod tree;
 
-use std::borrow::Borrow;
-use std::cmp::{Ordering as Order, Reverse};
-use std::collections::VecDeque;
 use std::fmt;
-use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use bytes::Bytes;
-use crossbeam_skiplist::SkipMap;
 
 use crate::batch::WriteOp;
 use crate::cursor::{Cursor, EntryRef, Found, Stop};
-use crate::types::{Direction, FileId, SeqNo, ValueKind, hash_key};
+use crate::types::{Direction, FileId, SeqNo, hash_key};
 use filter::KeyFilter;
+use leaf::{Entry, Position, Probe};
+use tree::{Tree, Walk};
 
-/// What an entry costs beside the bytes of its key and value: skip-list node, handles and allocator overhead, measured.
-pub(crate) const ENTRY_OVERHEAD: usize = 160;
+/// What an entry costs beside the bytes of its key and value: handles, its share of the tree, and what the allocator adds, measured.
+pub(crate) const ENTRY_OVERHEAD: usize = 200;
 
 /// Versions of keys in memory. Thread-safe; one writer, any number of readers.
 pub(crate) struct Memtable {
     /// Number of the log segment that holds the same writes.
     segment: FileId,
-    map: SkipMap<MemKey, MemValue>,
+    tree: Tree,
     filter: KeyFilter,
     bytes: AtomicUsize,
     /// Permits of the room that its writes have taken, until it is flushed.
@@ -40,105 +40,13 @@ pub(crate) struct Memtable {
     last_seq: AtomicU64,
 }
 
-#[derive(Clone, Debug)]
-struct MemValue {
-    kind: ValueKind,
-    value: Bytes,
-}
-
-/// Ordered by key, then newest first. The first eight bytes of the key are inline: most comparisons touch no other memory.
-#[derive(Clone, Debug)]
-struct MemKey {
-    head: u64,
-    key: Bytes,
-    seq: SeqNo,
-}
-
-/// A key to look for, without owning it.
-struct Probe<'a> {
-    head: u64,
-    key: &'a [u8],
-    seq: SeqNo,
-}
-
-/// What orders a [`MemKey`] and a [`Probe`] alike.
-trait Position {
-    fn position(&self) -> (u64, &[u8], Reverse<SeqNo>);
-}
-
-impl Position for MemKey {
-    fn position(&self) -> (u64, &[u8], Reverse<SeqNo>) {
-        (self.head, &self.key, Reverse(self.seq))
-    }
-}
-
-impl Position for Probe<'_> {
-    fn position(&self) -> (u64, &[u8], Reverse<SeqNo>) {
-        (self.head, self.key, Reverse(self.seq))
-    }
-}
-
-impl PartialEq for dyn Position + '_ {
-    fn eq(&self, other: &Self) -> bool {
-        self.position() == other.position()
-    }
-}
-
-impl Eq for dyn Position + '_ {}
-
-impl PartialOrd for dyn Position + '_ {
-    fn partial_cmp(&self, other: &Self) -> Option<Order> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for dyn Position + '_ {
-    fn cmp(&self, other: &Self) -> Order {
-        self.position().cmp(&other.position())
-    }
-}
-
-impl<'a> Borrow<dyn Position + 'a> for MemKey {
-    fn borrow(&self) -> &(dyn Position + 'a) {
-        self
-    }
-}
-
-impl PartialEq for MemKey {
-    fn eq(&self, other: &Self) -> bool {
-        self.position() == other.position()
-    }
-}
-
-impl Eq for MemKey {}
-
-impl PartialOrd for MemKey {
-    fn partial_cmp(&self, other: &Self) -> Option<Order> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for MemKey {
-    fn cmp(&self, other: &Self) -> Order {
-        self.position().cmp(&other.position())
-    }
-}
-
-/// The first eight bytes as a big-endian number, padded with zeros: ordered like the keys wherever two heads differ.
-fn head_of(key: &[u8]) -> u64 {
-    let mut head = [0; 8];
-    let len = key.len().min(8);
-    head[..len].copy_from_slice(&key[..len]);
-    u64::from_be_bytes(head)
-}
-
 impl Memtable {
     /// `expected_bytes`: size at which it is sealed.
     pub(crate) fn new(segment: FileId, expected_bytes: usize) -> Self {
         let filter = KeyFilter::new(expected_bytes / ENTRY_OVERHEAD);
         Self {
             segment,
-            map: SkipMap::new(),
+            tree: Tree::default(),
             filter,
             bytes: AtomicUsize::new(0),
             room: AtomicUsize::new(0),
@@ -162,7 +70,7 @@ impl Memtable {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.map.is_empty()
+        self.last_seq() == SeqNo(0)
     }
 
     /// Keeps permits for as long as its writes are nowhere else.
@@ -183,10 +91,10 @@ impl Memtable {
     /// Adds a version. REQUIRES: `seq` is above that of every insert before.
     pub(crate) fn insert(&self, seq: SeqNo, op: WriteOp) {
         let bytes = op.key.len() + op.value.len() + ENTRY_OVERHEAD;
-        let key = MemKey { head: head_of(&op.key), key: op.key, seq };
         debug_assert!(seq > self.last_seq(), "inserts come in SeqNo order");
-        self.filter.insert(hash_key(&key.key));
-        self.map.insert(key, MemValue { kind: op.kind, value: op.value });
+        self.filter.insert(hash_key(&op.key));
+        let at = Position { key: op.key, seq };
+        self.tree.insert(Entry { at, kind: op.kind, value: op.value });
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
         if self.first_seq.load(Ordering::Relaxed) == 0 {
             self.first_seq.store(seq.0, Ordering::Release);
@@ -194,17 +102,16 @@ impl Memtable {
         self.last_seq.store(seq.0, Ordering::Release);
     }
 
-    /// Every write after `seq`, in SeqNo order. Cost: a walk over the whole memtable.
+    /// Every write after `seq`, in SeqNo order.
     pub(crate) fn ops_after(&self, seq: SeqNo) -> Vec<(SeqNo, WriteOp)> {
-        let newer = self.map.iter().filter(|entry| entry.key().seq > seq);
+        let newer = self.tree.last_first().take_while(|entry| entry.at.seq > seq);
         let mut ops: Vec<_> = newer
-            .map(|entry| {
-                let value = entry.value();
-                let key = entry.key().key.clone();
-                (entry.key().seq, WriteOp { key, kind: value.kind, value: value.value.clone() })
+            .map(|Entry { at, kind, value }| {
+                let (key, value) = (at.key.clone(), value.clone());
+                (at.seq, WriteOp { key, kind: *kind, value })
             })
             .collect();
-        ops.sort_unstable_by_key(|(seq, _)| *seq);
+        ops.reverse();
         ops
     }
 
@@ -214,12 +121,9 @@ impl Memtable {
         if first == 0 || first > snapshot.0 || !self.filter.may_contain(hash) {
             return None;
         }
-        let probe = Probe { head: head_of(key), key, seq: snapshot };
-        let entry = self.map.lower_bound(Bound::Included(&probe as &dyn Position))?;
-        let found = entry.key();
-        (found.key == key).then(|| {
-            let value = entry.value();
-            Found { seq: found.seq, kind: value.kind, value: value.value.clone() }
+        self.tree.first_from(Probe { key, seq: snapshot }, |entry| {
+            let Entry { at, kind, value } = entry;
+            (at.key == key).then(|| Found { seq: at.seq, kind: *kind, value: value.clone() })
         })
     }
 }
@@ -234,81 +138,49 @@ impl fmt::Debug for Memtable {
     }
 }
 
-/// Entries fetched at a time: the search for a place is paid once per chunk. Grows from the first to the second number.
-const CHUNK: std::ops::Range<usize> = 4..128;
-
 /// Walks a memtable that may still grow. Never blocks.
 pub(crate) struct MemtableCursor {
     memtable: Arc<Memtable>,
-    direction: Direction,
-    /// Entries ahead; the front one is under the cursor.
-    ahead: VecDeque<(MemKey, MemValue)>,
-    chunk: usize,
+    walk: Walk,
 }
 
 impl MemtableCursor {
     pub(crate) fn new(memtable: Arc<Memtable>, direction: Direction) -> Self {
-        Self { memtable, direction, ahead: VecDeque::new(), chunk: CHUNK.start }
-    }
-
-    /// Fetches the next chunk, from `bound` on in the direction of the cursor.
-    fn fetch(&mut self, bound: Bound<&dyn Position>) {
-        self.ahead.clear();
-        let entry = |entry: crossbeam_skiplist::map::Entry<'_, MemKey, MemValue>| {
-            (entry.key().clone(), entry.value().clone())
-        };
-        let map = &self.memtable.map;
-        match self.direction {
-            Direction::Forward => {
-                let range = map.range::<dyn Position, _>((bound, Bound::Unbounded));
-                self.ahead.extend(range.take(self.chunk).map(entry));
-            }
-            Direction::Backward => {
-                let range = map.range::<dyn Position, _>((Bound::Unbounded, bound));
-                self.ahead.extend(range.rev().take(self.chunk).map(entry));
-            }
-        }
-        self.chunk = (self.chunk * 2).min(CHUNK.end);
+        Self { memtable, walk: Walk::new(direction) }
     }
 }
 
 impl Cursor for MemtableCursor {
     fn rewind(&mut self) -> Result<(), Stop> {
-        self.chunk = CHUNK.start;
-        self.fetch(Bound::Unbounded);
+        self.walk.rewind(&self.memtable.tree);
         Ok(())
     }
 
     fn seek(&mut self, key: &[u8]) -> Result<(), Stop> {
-        self.chunk = CHUNK.start;
         // SeqNo::MAX comes before every version of the key, in both directions.
-        let probe = Probe { head: head_of(key), key, seq: SeqNo::MAX };
-        self.fetch(Bound::Included(&probe));
+        self.walk.seek(&self.memtable.tree, Probe { key, seq: SeqNo::MAX });
         Ok(())
     }
 
     fn advance(&mut self) -> Result<(), Stop> {
-        if let Some((last, _)) = self.ahead.pop_front()
-            && self.ahead.is_empty()
-        {
-            self.fetch(Bound::Excluded(&last));
-        }
+        self.walk.advance(&self.memtable.tree);
         Ok(())
     }
 
     fn entry(&self) -> Option<EntryRef<'_>> {
-        let (key, value) = self.ahead.front()?;
-        Some(EntryRef { key: &key.key, seq: key.seq, kind: value.kind })
+        let Entry { at, kind, .. } = self.walk.entry(&self.memtable.tree)?;
+        Some(EntryRef { key: &at.key, seq: at.seq, kind: *kind })
     }
 
     fn value(&self) -> Bytes {
-        self.ahead.front().map(|(_, value)| value.value.clone()).unwrap_or_default()
+        self.walk.entry(&self.memtable.tree).map(|entry| entry.value.clone()).unwrap_or_default()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::types::ValueKind;
 
     fn put(key: &str, value: &str) -> WriteOp {
         WriteOp {
@@ -377,13 +249,5 @@ mod tests {
         backward.seek(b"key050").unwrap();
         let last = backward.entry().unwrap();
         assert_eq!((last.key, last.seq), (&b"key049"[..], SeqNo(7)));
-    }
-
-    #[test]
-    fn heads_order_like_keys() {
-        let mut keys: Vec<&[u8]> =
-            vec![b"", b"\0", b"a", b"a\0", b"abcdefgh", b"abcdefghi", b"\xff"];
-        keys.sort_unstable();
-        assert!(keys.windows(2).all(|w| head_of(w[0]) <= head_of(w[1])));
     }
 }
