@@ -146,6 +146,11 @@ impl LeafIndex {
         self.n
     }
 
+    /// Whether some key has versions in more than one block.
+    pub(crate) const fn key_continues(&self) -> bool {
+        self.key_continues
+    }
+
     /// Bytes in memory.
     pub(crate) const fn memory(&self) -> usize {
         self.payload.len() + size_of::<Self>()
