@@ -22,7 +22,7 @@ fn log(bytes: &mut [u8]) {
         wal::segments(bytes).iter().map(|(number, segment)| (*number, segment.len())).collect();
     for (number, len) in segments {
         if let Some(segment) = bytes.get_mut(at..at + len) {
-            put_crc(segment, 44, &[0..44], &[]);
+            put_crc(segment, 44, (&[], 0..44, &[]));
             frames(segment, 48, 20, number);
         }
         at += len;
@@ -31,7 +31,7 @@ fn log(bytes: &mut [u8]) {
 
 fn manifest(bytes: &mut [u8]) {
     let number = word(bytes, 8, 8).unwrap_or(0);
-    put_crc(bytes, 20, &[0..20], &[]);
+    put_crc(bytes, 20, (&[], 0..20, &[]));
     frames(bytes, 24, 32, number);
 }
 
@@ -43,14 +43,14 @@ fn frames(bytes: &mut [u8], mut at: usize, least: usize, number: u64) {
             return;
         }
         at = body.end;
-        put_crc(bytes, body.start - 4, &[body], &number.to_le_bytes());
+        put_crc(bytes, body.start - 4, (&number.to_le_bytes(), body, &[]));
     }
 }
 
 /// Seals the footer and every block that the indexes lead to, as long as they are not compressed.
 fn table(bytes: &mut [u8]) -> Option<()> {
     let footer = bytes.len().checked_sub(64)?;
-    put_crc(bytes, footer + 56, &[footer..footer + 56], &[]);
+    put_crc(bytes, footer + 56, (&[], footer..footer + 56, &[]));
     let number = |at, len| usize::try_from(word(bytes, footer + at, len)?).ok();
     let (top_at, props_at) = (number(0, 8)?, number(8, 8)?);
     let (top_len, props_len) = (number(32, 4)?, number(36, 4)?);
@@ -92,29 +92,15 @@ fn section(bytes: &mut [u8], line: usize, file: u64) -> Option<()> {
 fn block(bytes: &mut [u8], at: usize, len: usize, file: u64) {
     if let Some(end) = at.checked_add(len).filter(|_| len >= 12) {
         let place = [file, at as u64].map(u64::to_le_bytes).concat();
-        put_crc_behind(bytes, end - 4, at..end - 4, &place);
+        put_crc(bytes, end - 4, (&[], at..end - 4, &place));
     }
 }
 
-/// The checksum over `front` and then `parts`.
-fn put_crc(bytes: &mut [u8], at: usize, parts: &[Range<usize>], front: &[u8]) {
-    let mut crc = crc32c::crc32c(front);
-    for part in parts {
-        let Some(part) = bytes.get(part.clone()) else { return };
-        crc = crc32c::crc32c_append(crc, part);
-    }
-    put(bytes, at, crc);
-}
-
-/// The checksum over `part` and then `back`.
-fn put_crc_behind(bytes: &mut [u8], at: usize, part: Range<usize>, back: &[u8]) {
-    if let Some(part) = bytes.get(part) {
-        let crc = crc32c::crc32c_append(crc32c::crc32c(part), back);
-        put(bytes, at, crc);
-    }
-}
-
-fn put(bytes: &mut [u8], at: usize, crc: u32) {
+/// Puts the checksum over `front`, `part` of the bytes, and `back` to `at`.
+fn put_crc(bytes: &mut [u8], at: usize, (front, part, back): (&[u8], Range<usize>, &[u8])) {
+    let Some(part) = bytes.get(part) else { return };
+    let crc = crc32c::crc32c_append(crc32c::crc32c(front), part);
+    let crc = crc32c::crc32c_append(crc, back);
     if let Some(place) = bytes.get_mut(at..at + 4) {
         place.copy_from_slice(&crc.to_le_bytes());
     }

@@ -31,7 +31,9 @@ fn entries(shape: &str) -> Vec<Entry> {
             let entry = match n % 7 {
                 3 => Entry::delete(key(n)),
                 5 => Entry::put(key(n), vec![b'x'; 30]).with_expiry(1000 + n),
-                _ => Entry::put(key(n), format!("{n}-").repeat(1 + n as usize % 5)),
+                _ => {
+                    Entry::put(key(n), format!("{n}-").repeat(usize::try_from(1 + n % 5).unwrap()))
+                }
             };
             entry.with_seq(SeqNo(1000 - n))
         };
@@ -40,7 +42,7 @@ fn entries(shape: &str) -> Vec<Entry> {
     match shape {
         "one" => vec![Entry::put("key", "value").with_seq(SeqNo(1))],
         "empty-key" => vec![Entry::put("", "").with_seq(SeqNo(u64::MAX)), Entry::delete("a")],
-        "same-seq" => (b'a'..b'z').map(|key| Entry::put(vec![key; 3], vec![key])).collect(),
+        "same-seq" => (b'a'..=b'z').map(|key| Entry::put(vec![key; 3], vec![key])).collect(),
         "versions" => numbered(60, |n| format!("key{}", n / 20)),
         "tombstones" => {
             (10..40).map(|n| Entry::delete(format!("{n}")).with_seq(SeqNo(n))).collect()
