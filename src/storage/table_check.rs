@@ -167,6 +167,9 @@ impl TableCheck {
             filter = decoded.map(|filter| self.noted(filter)).transpose()?.flatten();
         }
         let Some(leaf) = leaf else { return Ok(()) }; // without it, no block is found
+        if !leaf.heads_are_right() {
+            self.damaged(leaf_at, "heads of the separators");
+        }
         let mut counts = Counts::default();
         for block in 0..leaf.n_blocks() {
             self.check_block(file, (section, &leaf, filter.as_ref()), block, &mut counts)?;
