@@ -22,7 +22,7 @@ use fastrand::Rng;
 use targets::{Verdict, seal};
 
 /// Changes of each file, unless `NORI_FUZZ_ROUNDS` says otherwise.
-const ROUNDS: u64 = 16;
+const ROUNDS: u64 = 8;
 
 fn folder(kind: &str, target: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz").join(kind).join(target)
