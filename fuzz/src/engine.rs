@@ -116,7 +116,8 @@ impl Life<'_> {
                 let idle = self.engine.wait_idle().await;
                 self.excuse(idle);
             }
-            25 => tokio::time::sleep(Duration::from_secs(program.byte().into())).await,
+            // All the time that a program can spend is far from what counts as a hang.
+            25 => tokio::time::sleep(Duration::from_millis(10) * program.byte().into()).await,
             26 => self.fault(program),
             27 => self.fs.heal(),
             28 => return Some(self.shut_down().await),
@@ -303,7 +304,7 @@ impl Program<'_> {
             hot_k: 1 + u8::try_from(pick(shape, 6, 4)).unwrap_or(0),
             memtable: MemtableConfig {
                 flush_trigger_bytes: 1 << (10 + pick(sizes, 0, 3)),
-                ..Default::default()
+                wal_age_trigger_sec: 1,
             },
             block_size: 64 << pick(sizes, 2, 6),
             restart_interval: 1 + pick(sizes, 5, 7),
