@@ -56,14 +56,15 @@ async fn life(
         history.all_durable();
     }
     history.recovered(&found).expect("what was written is there");
-    let mut life = Life { fs, engine, history, snapshots: Vec::new(), calm: true };
+    let mut life =
+        Life { fs, engine, history, snapshots: Vec::new(), calm: true, syncs_fail: false };
     while program.goes_on() {
         let operation = program.byte();
         if let Some(end) = life.run(operation, program).await {
-            return end;
+            return life.known_end(end);
         }
     }
-    End::Kill
+    life.known_end(End::Kill)
 }
 
 /// A running process.
@@ -74,6 +75,8 @@ struct Life<'a> {
     snapshots: Vec<(Snapshot, State)>,
     /// Whether no fault was asked for yet: nothing may fail.
     calm: bool,
+    /// Whether a sync was to fail.
+    syncs_fail: bool,
 }
 
 impl Life<'_> {
@@ -128,11 +131,21 @@ impl Life<'_> {
         None
     }
 
+    /// What a failed sync left in the page cache only must not outlive the process: the first of the known limits in
+    /// docs/reliability.md.
+    fn known_end(&self, end: End) -> End {
+        match end {
+            End::Kill if self.syncs_fail => End::PowerCut(0),
+            end => end,
+        }
+    }
+
     async fn shut_down(&mut self) -> End {
         self.snapshots.clear();
         let ended = self.engine.shutdown().await;
+        let end = if ended.is_ok() { End::Shutdown } else { End::Kill };
         self.now_durable(ended);
-        End::Shutdown
+        end
     }
 
     fn now_durable(&mut self, done: Result<()>) {
@@ -162,6 +175,7 @@ impl Life<'_> {
         let trouble = trouble[usize::from(program.byte()) % trouble.len()];
         let operation =
             Operation::MUTATING[usize::from(program.byte()) % Operation::MUTATING.len()];
+        self.syncs_fail |= operation == Operation::Sync;
         let (after, times) = (program.byte() % 16, 1 + program.byte() % 4);
         self.fs.inject(Fault::new(trouble).on(operation).after(after.into()).times(times.into()));
     }
