@@ -38,6 +38,10 @@ mod actors;
 mod engine;
 pub mod sstable;
 
+#[cfg(any(fuzzing, feature = "sim"))]
+#[doc(hidden)]
+pub mod fuzzing;
+
 #[cfg(feature = "chaos")]
 pub use actors::chaos::Blow;
 pub use actors::{Component, ComponentHealth, Health, HealthState};

@@ -433,7 +433,7 @@ impl SSTableReader {
         Self::in_env(config, with_meter(meter), true).await
     }
 
-    async fn in_env(config: SSTableConfig, env: Env, timed: bool) -> Result<Self> {
+    pub(crate) async fn in_env(config: SSTableConfig, env: Env, timed: bool) -> Result<Self> {
         config.validate()?;
         let begun = env.clock.now();
         let metrics = ReadMetrics::new(env.meter.as_ref());
@@ -456,11 +456,15 @@ impl SSTableReader {
     /// # Errors
     /// [`Error::Corrupt`], never a miss, if a block is damaged; [`Error::Io`].
     pub async fn get(&self, key: &[u8]) -> Result<Option<Entry>> {
+        self.get_at(key, SeqNo::MAX).await
+    }
+
+    pub(crate) async fn get_at(&self, key: &[u8], snapshot: SeqNo) -> Result<Option<Entry>> {
         let begun = self.timed.then(|| self.env.clock.now());
         let mut fetch = Fetch::new(Access::Try, true);
         let hash = hash_key(key);
         let found = loop {
-            match self.table.get(&NO_TABLES, (key, hash), SeqNo::MAX, &mut fetch) {
+            match self.table.get(&NO_TABLES, (key, hash), snapshot, &mut fetch) {
                 Ok(found) => break found,
                 Err(Stop::Failed(error)) => return Err(error),
                 Err(Stop::Blocked(read)) => self.env.on_disk(read).await?,
@@ -482,13 +486,13 @@ impl SSTableReader {
     /// All entries in order: every version of every key, tombstones included.
     #[must_use]
     pub fn iter(self: Arc<Self>) -> SSTableIterator {
-        self.over(KeyRange::all())
+        self.over(KeyRange::all(), Direction::Forward)
     }
 
     /// The entries whose key is at least `start` and less than `end`.
     #[must_use]
     pub fn iter_range(self: Arc<Self>, start: Bytes, end: Bytes) -> SSTableIterator {
-        self.over(KeyRange::new(start, Some(end)))
+        self.over(KeyRange::new(start, Some(end)), Direction::Forward)
     }
 
     /// What the table contains.
@@ -512,9 +516,9 @@ impl SSTableReader {
         self.env.on_disk(move || table.verify()).await
     }
 
-    fn over(self: Arc<Self>, range: KeyRange) -> SSTableIterator {
+    pub(crate) fn over(self: Arc<Self>, range: KeyRange, direction: Direction) -> SSTableIterator {
         let table = Arc::clone(&self.table);
-        let cursor = TableCursor::new(table, range, Direction::Forward, Access::Try, true);
+        let cursor = TableCursor::new(table, range, direction, Access::Try, true);
         SSTableIterator { reader: self, cursor, next: Step::Rewind }
     }
 }

@@ -6,6 +6,9 @@ use std::ops::{Range, RangeFrom, RangeFull, RangeInclusive, RangeTo};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+/// No counter of writes or files ever gets here: what is on disk from here on is damage. So no sum of numbers runs over.
+pub(crate) const NUMBERS_END: u64 = 1 << 62;
+
 /// Position of a write in the one total order of all writes of an engine; the first write has 1.
 ///
 /// Written to the log in this order, so a replay repeats history exactly.

@@ -19,6 +19,7 @@ const FLOORS: &[&[&str]] = &[
     &["commit", "jobs", "scan", "stats", "ledger"],
     &["actors"],
     &["engine", "sstable"],
+    &["fuzzing"],
 ];
 
 /// Modules that turn values into values, and the words that would give away something else.

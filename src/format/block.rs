@@ -300,6 +300,17 @@ impl<'a> DataBlock<'a> {
         self.heads.len()
     }
 
+    /// Whether `key` begins like all keys of the block should.
+    pub(crate) fn has_prefix(&self, key: &[u8]) -> bool {
+        key.starts_with(self.prefix)
+    }
+
+    /// Whether the heads rise strictly, if a search relies on that.
+    pub(crate) fn heads_are_as_it_says(&self) -> bool {
+        let heads = self.heads.iter().map(|head| u64::from_le_bytes(*head));
+        !self.heads_increase || heads.is_sorted_by(|a, b| a < b)
+    }
+
     /// Head of restart `index`, and the part of its key that it stands for.
     pub(crate) fn head_is_right(&self, index: usize, key: &[u8]) -> bool {
         let head = key.strip_prefix(self.prefix).map(head_of);

@@ -8,9 +8,9 @@
 //! Format: docs/format.md#footer
 
 use crate::error::Damage;
-use crate::format::Unreadable;
 use crate::format::coding::Reader;
 use crate::format::filter::BLOCKED_BLOOM;
+use crate::format::{Unreadable, checksum};
 use crate::types::{FileId, u64_of};
 
 /// Bytes of a footer.
@@ -63,7 +63,7 @@ impl Footer {
             return Err(Damage { offset: 60, expected: "table magic" }.into());
         }
         reader.end("table footer")?;
-        if crc32c::crc32c(signed) != crc {
+        if !checksum::holds(crc32c::crc32c(signed), crc) {
             return Err(Damage { offset: 0, expected: "footer that matches its checksum" }.into());
         }
         Self::decode_signed(&mut Reader::new(signed), file_bytes)

@@ -9,7 +9,7 @@
 
 use crate::config::{Compression, MAX_KEY_BYTES, MAX_VALUE_BYTES};
 use crate::error::Damage;
-use crate::format::{Unreadable, compress};
+use crate::format::{Unreadable, checksum, compress};
 use crate::types::{FileId, usize_of};
 
 /// Bytes of a trailer.
@@ -78,7 +78,7 @@ pub(crate) fn trailer(
     let raw_len = u32::try_from(raw_len).unwrap_or(u32::MAX); // refused when read
     let [a, b, c, d] = raw_len.to_le_bytes();
     let head = [a, b, c, d, compress::code_of(codec), kind.code(), 0, 0];
-    let crc = checksum(crc32c::crc32c_append(crc32c::crc32c(packed), &head), place);
+    let crc = placed(crc32c::crc32c_append(crc32c::crc32c(packed), &head), place);
     let mut out = [0; TRAILER];
     let (front, back) = out.split_at_mut(8);
     front.copy_from_slice(&head);
@@ -93,7 +93,7 @@ pub(crate) fn open(bytes: &[u8], kind: BlockKind, place: Place) -> Result<Frame<
     let (signed, crc) = bytes.split_last_chunk::<4>().ok_or(cut)?;
     let (packed, &[a, b, c, d, codec, kind_code, e, f]) =
         signed.split_last_chunk::<8>().ok_or(cut)?;
-    if checksum(crc32c::crc32c(signed), place) != u32::from_le_bytes(*crc) {
+    if !checksum::holds(placed(crc32c::crc32c(signed), place), u32::from_le_bytes(*crc)) {
         return Err(damaged("a block that matches its checksum"));
     }
     if kind_code != kind.code() {
@@ -135,7 +135,8 @@ pub(crate) fn trailers(bytes: &[u8]) -> impl Iterator<Item = (BlockKind, usize)>
     })
 }
 
-fn checksum(crc: u32, place: Place) -> u32 {
+/// The checksum of a block whose bytes have the checksum `crc`.
+fn placed(crc: u32, place: Place) -> u32 {
     let crc = crc32c::crc32c_append(crc, &place.file.0.to_le_bytes());
     crc32c::crc32c_append(crc, &place.offset.to_le_bytes())
 }

@@ -146,6 +146,19 @@ impl LeafIndex {
         self.n
     }
 
+    /// Whether the heads are those of the separators: a search asks them first.
+    pub(crate) fn heads_are_right(&self) -> bool {
+        let heads = self.slice(&self.heads).as_chunks::<8>().0;
+        heads.iter().enumerate().all(|(index, head)| {
+            self.suffix(index).is_some_and(|key| head_of(key) == u64::from_le_bytes(*head))
+        })
+    }
+
+    /// Whether some key has versions in more than one block.
+    pub(crate) const fn key_continues(&self) -> bool {
+        self.key_continues
+    }
+
     /// Bytes in memory.
     pub(crate) const fn memory(&self) -> usize {
         self.payload.len() + size_of::<Self>()
@@ -358,6 +371,10 @@ mod tests {
         let separators = (0..3).map(|i| leaf.separator(i).unwrap());
         assert_eq!(separators.collect::<Vec<_>>(), ["key01", "key053", "key2"]);
         assert_eq!(leaf.block(1), Some(10..20));
+        assert!(leaf.heads_are_right());
+        let mut other = build(&blocks);
+        other[11] ^= 1;
+        assert!(!LeafIndex::decode(other.into(), 30).unwrap().heads_are_right());
     }
 
     proptest! {

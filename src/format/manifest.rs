@@ -8,7 +8,7 @@
 //!
 //! Format: docs/format.md#manifest
 
-use super::codec;
+use super::{checksum, codec};
 use crate::error::Damage;
 use crate::types::{FileId, u64_of};
 use crate::version::VersionEdit;
@@ -50,7 +50,8 @@ pub(crate) fn decode_header(bytes: &[u8]) -> Result<Header, Damage> {
         let (crc, _) = rest.split_first_chunk::<4>()?;
         let (magic, fields) = covered.split_first_chunk::<8>()?;
         let (id, format) = fields.split_first_chunk::<8>()?;
-        let fine = *magic == MAGIC && crc32c::crc32c(covered) == u32::from_le_bytes(*crc);
+        let crc = u32::from_le_bytes(*crc);
+        let fine = *magic == MAGIC && checksum::holds(crc32c::crc32c(covered), crc);
         let format = u32::from_le_bytes(*format.first_chunk()?);
         fine.then_some(Header { id: FileId(u64::from_le_bytes(*id)), format })
     };
@@ -67,12 +68,12 @@ pub(crate) fn encode_record(id: FileId, edit: &VersionEdit) -> Result<Vec<u8>, D
     let len = u32::try_from(body.len()).map_err(large)?;
     let mut bytes = Vec::with_capacity(body.len() + 8);
     bytes.extend(len.to_le_bytes());
-    bytes.extend(checksum(id, &body).to_le_bytes());
+    bytes.extend(crc_of(id, &body).to_le_bytes());
     bytes.extend(body);
     Ok(bytes)
 }
 
-fn checksum(id: FileId, body: &[u8]) -> u32 {
+fn crc_of(id: FileId, body: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(&id.0.to_le_bytes()), body)
 }
 
@@ -145,7 +146,7 @@ fn record(id: FileId, bytes: &[u8]) -> Option<(VersionEdit, usize)> {
     }
     let len = usize::try_from(len).ok()?;
     let body = rest.get(..len)?;
-    if checksum(id, body) != u32::from_le_bytes(*crc) {
+    if !checksum::holds(crc_of(id, body), u32::from_le_bytes(*crc)) {
         return None;
     }
     Some((codec::decode_edit(body).ok()?, len + 8))

@@ -6,6 +6,7 @@
 #![cfg_attr(test, expect(clippy::indexing_slicing, reason = "tests index what they have built"))]
 
 pub(crate) mod block;
+pub(crate) mod checksum;
 pub(crate) mod codec;
 pub(crate) mod coding;
 pub(crate) mod compress;

@@ -16,8 +16,9 @@ use bytes::Bytes;
 
 use crate::batch::WriteOp;
 use crate::error::Damage;
+use crate::format::checksum;
 use crate::format::coding::{Reader, put_vu32};
-use crate::types::{FileId, SeqNo, ValueKind, usize_of};
+use crate::types::{FileId, NUMBERS_END, SeqNo, ValueKind, usize_of};
 
 const MAGIC: &[u8; 8] = b"NORIWAL1";
 const FORMAT: u32 = 1;
@@ -83,7 +84,7 @@ impl SegmentHeader {
             },
         };
         let format = reader.u32("log format")?;
-        if reader.u32("log header checksum")? != crc32c::crc32c(covered) {
+        if !checksum::holds(crc32c::crc32c(covered), reader.u32("log header checksum")?) {
             return damaged(44, "log header checksum");
         }
         if format != FORMAT {
@@ -91,6 +92,9 @@ impl SegmentHeader {
         }
         if header.segment != segment {
             return damaged(8, "number of this segment");
+        }
+        if header.previous.segment >= segment {
+            return damaged(16, "number of an earlier segment");
         }
         Ok(header)
     }
@@ -212,7 +216,7 @@ impl FrameHeader {
     /// Whether `body` is what was written behind this header in `segment`.
     pub(crate) fn holds(self, segment: FileId, body: &[u8]) -> bool {
         let crc = crc32c::crc32c(&segment.0.to_le_bytes());
-        body.len() == self.body_len() && crc32c::crc32c_append(crc, body) == self.crc
+        body.len() == self.body_len() && checksum::holds(crc32c::crc32c_append(crc, body), self.crc)
     }
 }
 
@@ -253,6 +257,9 @@ impl Frame {
         let durable = reader.u64("durable bytes")?;
         let base_seq = SeqNo(reader.u64("sequence number")?);
         let count = reader.u32("number of operations")?;
+        if base_seq.0 >= NUMBERS_END {
+            return Err(Damage { offset: 8, expected: "a possible sequence number" });
+        }
         // An operation takes two bytes at least: a count beyond that is a lie.
         let mut ops = Vec::with_capacity(usize_of(count.into()).min(body.len() / 2));
         for _ in 0..count {
@@ -382,6 +389,20 @@ mod tests {
                 assert!(frame.ops.len() * 2 <= body.len());
             }
         }
+    }
+
+    #[test]
+    fn numbers_that_no_counter_gets_to_are_damage() {
+        for number in [12, 13, u64::MAX] {
+            let previous = Previous { segment: FileId(number), ..Previous::default() };
+            let header = SegmentHeader { segment: FileId(12), previous };
+            let damage = SegmentHeader::decode(&header.encode(), FileId(12)).unwrap_err();
+            assert_eq!(damage.offset, 16, "a segment follows an earlier one");
+        }
+        let mut body = [0; BODY_HEADER_LEN];
+        assert!(Frame::decode(&Bytes::copy_from_slice(&body)).is_ok());
+        body[8..16].fill(0xff);
+        assert_eq!(Frame::decode(&Bytes::copy_from_slice(&body)).unwrap_err().offset, 8);
     }
 
     #[test]

@@ -30,7 +30,7 @@ use crate::storage::layout::{FileKind, Found, Layout};
 use crate::storage::manifest::{ManifestLog, named_by_current, read_current, read_manifest};
 use crate::storage::store::Store;
 use crate::storage::table::read_table_meta;
-use crate::types::{Direction, FileId, KeyRange, Level, SeqNo};
+use crate::types::{Direction, FileId, KeyRange, Level, NUMBERS_END, SeqNo};
 use crate::version::{EditOp, Run, RunId, TableMeta, TableSlice, Version, VersionEdit};
 use crate::view::{Tree, View};
 
@@ -252,7 +252,8 @@ impl Work<'_> {
         for file in self.layout.list(&*self.env.fs, FileKind::Table)? {
             let Some(id) = file.id.filter(|_| !file.temporary) else { continue };
             let meta = match read_table_meta(&*self.env.fs, &file.path) {
-                Ok(meta) => Some(Arc::new(meta)).filter(|meta| meta.file == id),
+                Ok(meta) => Some(Arc::new(meta))
+                    .filter(|meta| meta.file == id && meta.max_seq.0 < NUMBERS_END),
                 Err(Error::Corrupt { .. }) => None,
                 Err(error) => return Err(error),
             };

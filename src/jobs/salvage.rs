@@ -15,7 +15,7 @@ use crate::format::frame::{self, BlockKind, Place};
 use crate::format::index::LeafIndex;
 use crate::storage::TableWriter;
 use crate::storage::table::{Extent, read_exact, unpack};
-use crate::types::{FileId, KeyRange, SeqNo, ValueKind, u64_of, usize_of};
+use crate::types::{FileId, KeyRange, NUMBERS_END, SeqNo, ValueKind, u64_of, usize_of};
 use crate::version::SectionMeta;
 
 /// A piece of a table that could not be read.
@@ -210,6 +210,9 @@ fn decode(payload: &Bytes) -> Result<Vec<Entry>, Damage> {
         let entry = codec.decode(payload, at)?;
         if entry.shared > key.len() {
             return Err(Damage { offset: u64_of(at), expected: "a key that shares what there is" });
+        }
+        if entry.seq.0 >= NUMBERS_END {
+            return Err(Damage { offset: u64_of(at), expected: "a possible sequence number" });
         }
         key.truncate(entry.shared);
         key.extend_from_slice(entry.suffix);

@@ -8,8 +8,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::env::Fs;
-use crate::error::{IoContext, Result};
-use crate::types::FileId;
+use crate::error::{Error, IoContext, Result};
+use crate::types::{FileId, NUMBERS_END};
 
 /// Suffix of a file that is still being written.
 pub(crate) const TEMP: &str = ".tmp";
@@ -173,12 +173,17 @@ impl Layout {
     /// A number above that of every file there is, finished or not.
     ///
     /// # Errors
-    /// Those of the file system.
+    /// [`Error::Corrupt`] if a number could not have been handed out; those of the file system.
     pub(crate) fn unused_id(&self, fs: &dyn Fs) -> Result<FileId> {
         let mut next = FileId(1);
         for kind in FileKind::ALL {
-            let ids = self.list(fs, kind)?.into_iter().filter_map(|found| found.id);
-            next = ids.map(|id| FileId(id.0.saturating_add(1))).fold(next, Ord::max);
+            for found in self.list(fs, kind)? {
+                let Some(id) = found.id else { continue };
+                if id.0 >= NUMBERS_END {
+                    return Err(Error::corrupt(&found.path, 0, "a file with a possible number"));
+                }
+                next = next.max(FileId(id.0 + 1));
+            }
         }
         Ok(next)
     }
@@ -222,6 +227,10 @@ mod tests {
         OsFs.create(&Layout::temporary(&layout.table(FileId(8)))).unwrap();
         OsFs.create(&layout.folder(FileKind::Table).join("notes.txt")).unwrap();
         assert_eq!(layout.unused_id(&OsFs).unwrap(), FileId(9));
+        let last = layout.wal(FileId(u64::MAX));
+        OsFs.create(&last).unwrap();
+        let refused = layout.unused_id(&OsFs);
+        assert!(matches!(refused, Err(Error::Corrupt { path, .. }) if path == last));
         let tables = layout.list(&OsFs, FileKind::Table).unwrap();
         let seen: Vec<_> = tables.iter().map(|found| (found.id, found.temporary)).collect();
         assert_eq!(seen, [(Some(FileId(8)), true), (None, false)]);

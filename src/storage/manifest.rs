@@ -13,7 +13,7 @@ use super::layout::{FileKind, Found, Layout};
 use crate::env::{Fs, WriteFile};
 use crate::error::{Error, IoContext, Result};
 use crate::format::manifest::{self as format, Edits};
-use crate::types::{FileId, usize_of};
+use crate::types::{FileId, NUMBERS_END, usize_of};
 use crate::version::{Version, VersionEdit};
 
 /// Size up to which a log is never rolled.
@@ -149,6 +149,9 @@ pub(crate) fn read_manifest(
         let misfit = |_| corrupt("edits that follow from each other");
         version = version.apply(&edit).map_err(misfit)?;
         count += 1;
+    }
+    if version.next_file.0.max(version.last_seq.0) >= NUMBERS_END {
+        return Err(corrupt("numbers that can be counted on from"));
     }
     version.check().map_err(|violation| {
         tracing::error!(%violation, manifest = %path.display(), "the version makes no sense");

@@ -6,6 +6,7 @@
 //!
 //! What is damaged is listed, and the look goes on behind it. Nothing comes from a cache or goes into one.
 
+use std::cmp::Ordering;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -14,6 +15,7 @@ use serde::Serialize;
 use crate::env::{Fs, ReadFile};
 use crate::error::{Damage, Error, IoContext, Result};
 use crate::format::block::DataBlock;
+use crate::format::coding::common_prefix;
 use crate::format::filter::Filter;
 use crate::format::frame::{BlockKind, Place};
 use crate::format::index::LeafIndex;
@@ -165,6 +167,9 @@ impl TableCheck {
             filter = decoded.map(|filter| self.noted(filter)).transpose()?.flatten();
         }
         let Some(leaf) = leaf else { return Ok(()) }; // without it, no block is found
+        if !leaf.heads_are_right() {
+            self.damaged(leaf_at, "heads of the separators");
+        }
         let mut counts = Counts::default();
         for block in 0..leaf.n_blocks() {
             self.check_block(file, (section, &leaf, filter.as_ref()), block, &mut counts)?;
@@ -189,16 +194,22 @@ impl TableCheck {
         let Some(payload) = self.block(file, BlockKind::Data, offset, len)? else { return Ok(()) };
         let above = self.last.as_ref().map(|(key, _)| key.clone());
         let before = counts.entries;
-        let checked = check_entries(&payload, &mut self.last, |key, kind| {
+        let checked = check_entries(&payload, &mut self.last, |key, seq, kind| {
             counts.entries = counts.entries.saturating_add(1);
             counts.tombstones += u32::from(kind == ValueKind::Delete);
             filter.is_none_or(|filter| filter.may_contain(hash_key(key)))
                 && section.min_key[..] <= *key
                 && *key <= section.max_key[..]
-                && leaf.compare_separator(block, key).is_some_and(std::cmp::Ordering::is_le)
+                && (section.min_seq..=section.max_seq).contains(&seq)
+                && leaf.compare_separator(block, key).is_some_and(Ordering::is_le)
         });
         let separated = above.is_none_or(|above| {
-            leaf.compare_separator(block, &above).is_some_and(std::cmp::Ordering::is_ge)
+            leaf.compare_separator(block, &above).is_some_and(|order| match order {
+                Ordering::Greater => true,
+                // A search looks into the block before only where it is told to; between sections it always does.
+                Ordering::Equal => block == 0 || leaf.key_continues(),
+                Ordering::Less => false,
+            })
         });
         let behind = Damage { offset: 0, expected: "a key behind its separator" };
         let checked = checked.and(if separated { Ok(()) } else { Err(behind) });
@@ -251,9 +262,12 @@ struct Counts {
 fn check_entries(
     payload: &[u8],
     last: &mut Option<(Vec<u8>, SeqNo)>,
-    mut fits: impl FnMut(&[u8], ValueKind) -> bool,
+    mut fits: impl FnMut(&[u8], SeqNo, ValueKind) -> bool,
 ) -> Result<(), Damage> {
     let block = DataBlock::parse(payload)?;
+    if !block.heads_are_as_it_says() {
+        return Err(Damage { offset: 0, expected: "heads in the order that the block says" });
+    }
     let (mut offset, mut n, mut n_restarts) = (0, 0, 0);
     while offset < block.entries().end() {
         let damaged = |expected| Damage { offset: u64_of(offset), expected };
@@ -272,8 +286,13 @@ fn check_entries(
                 return Err(damaged("a restart with its head"));
             }
             n_restarts += 1;
+        } else if offset == 0
+            || entry.shared != common_prefix(before, &key)
+            || !block.has_prefix(&key)
+        {
+            return Err(damaged("a key that shares all that it can"));
         }
-        if !fits(&key, entry.kind) {
+        if !fits(&key, entry.seq, entry.kind) {
             return Err(damaged("a key that its section, index and filter know"));
         }
         *last = Some((key, entry.seq));
