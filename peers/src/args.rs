@@ -21,6 +21,12 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Measure memory, disk and latency against the size of the data.
     Cost(Growth),
+    /// Report once more on what a comparison, or several into the same place, have measured so far.
+    Report {
+        /// Where the rows are.
+        #[arg(long, default_value = "data/peers", value_name = "DIR")]
+        out: PathBuf,
+    },
     /// Fill the database of a workload.
     #[command(hide = true)]
     Prepare(Job),

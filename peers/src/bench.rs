@@ -12,6 +12,9 @@ use crate::args::Job;
 use crate::engines::Engine;
 use crate::row::Row;
 
+/// The file of rows in the place of results.
+pub(crate) const ROWS: &str = "rows.jsonl";
+
 /// What is measured, and where.
 #[derive(Clone, Debug)]
 pub(crate) struct Bench {
@@ -41,7 +44,7 @@ impl Bench {
     /// Runs all rounds. Every row is appended to `rows.jsonl` at once; a run that fails is told and left out.
     pub(crate) fn run(&self) -> Result<Vec<Row>> {
         fs::create_dir_all(&self.out)?;
-        let path = self.out.join("rows.jsonl");
+        let path = self.out.join(ROWS);
         let mut file = OpenOptions::new().create(true).append(true).open(path)?;
         let mut rows = Vec::new();
         for round in 0..self.rounds {

@@ -9,7 +9,6 @@ use plotters::prelude::{
     Rectangle, SVGBackend, Text, WHITE,
 };
 
-use crate::bench::Bench;
 use crate::row::{Medians, Metric};
 
 /// Pixels of a bar, of the space between groups, of the names and of the longest bar.
@@ -19,38 +18,29 @@ const NAMES: i32 = 150;
 const LONGEST: i32 = 560;
 
 /// Groups of bars: a group per workload, a bar per engine; 1 is the best of the group.
-pub(crate) fn figures(path: &Path, medians: &Medians<'_>, bench: &Bench) -> Result<()> {
-    bars(path, bench, "share of the best, longer is better", |workload, engine| {
+pub(crate) fn figures(path: &Path, medians: &Medians<'_>) -> Result<()> {
+    bars(path, medians, "share of the best, longer is better", |workload, engine| {
         let value = medians.get(workload, engine, Metric::Figure)?;
         Some(if medians.less_is_better(workload) { 1.0 / value } else { value })
     })
 }
 
-/// The same for what costs: longer is worse.
-pub(crate) fn costs(
-    path: &Path,
-    medians: &Medians<'_>,
-    bench: &Bench,
-    metric: Metric,
-) -> Result<()> {
-    bars(
-        path,
-        bench,
-        "processor time per operation, share of the worst, shorter is better",
-        |workload, engine| medians.get(workload, engine, metric),
-    )
+/// The same for processor time: longer is worse.
+pub(crate) fn processor(path: &Path, medians: &Medians<'_>) -> Result<()> {
+    let title = "processor time per operation, share of the worst, shorter is better";
+    bars(path, medians, title, |workload, engine| medians.get(workload, engine, Metric::Cpu))
 }
 
 fn bars(
     path: &Path,
-    bench: &Bench,
+    medians: &Medians<'_>,
     title: &str,
     value: impl Fn(&str, &str) -> Option<f64>,
 ) -> Result<()> {
-    let engines: Vec<_> = bench.engines.iter().map(|engine| engine.name()).collect();
+    let engines: Vec<_> = medians.engines.iter().map(|engine| engine.name).collect();
     let group = BAR * i32::try_from(engines.len())? + GAP;
     let legend = 44;
-    let height = legend + group * i32::try_from(bench.workloads.len())? + GAP;
+    let height = legend + group * i32::try_from(medians.workloads.len())? + GAP;
     let width = NAMES + LONGEST + 90;
     let size = (u32::try_from(width)?, u32::try_from(height)?);
     let area = SVGBackend::new(path, size).into_drawing_area();
@@ -59,12 +49,12 @@ fn bars(
     for (index, engine) in engines.iter().enumerate() {
         let x = NAMES + i32::try_from(index)? * 105;
         area.draw(&Rectangle::new([(x, 24), (x + 9, 33)], Palette99::pick(index).filled()))?;
-        area.draw(&Text::new(engine.clone(), (x + 13, 23), ("sans-serif", 11)))?;
+        area.draw(&Text::new((*engine).to_owned(), (x + 13, 23), ("sans-serif", 11)))?;
     }
-    for (row, workload) in bench.workloads.iter().enumerate() {
+    for (row, workload) in medians.workloads.iter().enumerate() {
         let top = legend + group * i32::try_from(row)?;
-        area.draw(&Text::new(workload.name.clone(), (4, top), ("sans-serif", 12)))?;
-        let values: Vec<_> = engines.iter().map(|engine| value(&workload.name, engine)).collect();
+        area.draw(&Text::new((*workload).to_owned(), (4, top), ("sans-serif", 12)))?;
+        let values: Vec<_> = engines.iter().map(|engine| value(workload, engine)).collect();
         let most = values.iter().flatten().copied().fold(0.0, f64::max);
         for (index, value) in values.iter().enumerate() {
             let Some(value) = value else { continue };

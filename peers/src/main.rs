@@ -37,6 +37,7 @@ fn run(cli: Cli) -> Result<()> {
     match cli.command {
         None => report::compare(&cli.compare),
         Some(Command::Cost(growth)) => growth::measure(&growth),
+        Some(Command::Report { out }) => report::again(&out),
         Some(Command::Prepare(job)) => child::prepare(&job),
         Some(Command::Run(job)) => child::run(&job),
         Some(Command::Victim(job)) => child::victim(&job),

@@ -1,77 +1,93 @@
 //! A comparison and its report.
 
+use std::fmt::Write;
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 
-use nori_workload::{Result, Workload};
+use nori_workload::{Result, catalog};
 
 use crate::args::Compare;
-use crate::bench::{Bench, chosen};
+use crate::bench::{Bench, ROWS, chosen};
 use crate::engines::Engine;
 use crate::row::{Medians, Metric, Row};
 use crate::{chart, table};
 
+/// What is shown below the figures.
+const SHOWN: [(&str, Metric); 6] = [
+    ("99.9th percentile of the slowest kind of operation, microseconds", Metric::P999),
+    ("Longest operation, milliseconds", Metric::Max),
+    ("Processor time per operation, background included, microseconds", Metric::Cpu),
+    ("Bytes written per byte of keys and values put", Metric::WriteAmplification),
+    ("Files in the end, MiB", Metric::Disk),
+    ("Largest resident memory, MiB", Metric::Memory),
+];
+
 /// Measures and reports.
 pub(crate) fn compare(args: &Compare) -> Result<()> {
-    let engines = if args.engines.is_empty() { Engine::all() } else { args.engines.clone() };
     let bench = Bench {
-        engines,
+        engines: if args.engines.is_empty() { Engine::all() } else { args.engines.clone() },
         workloads: chosen(&args.workloads, args.scale)?,
         rounds: args.rounds,
         scale: args.scale,
         out: args.out.clone(),
     };
-    let rows = bench.run()?;
-    let text = report(&bench, &rows);
-    fs::write(args.out.join("report.md"), &text)?;
-    let medians = Medians::new(&rows);
-    chart::figures(&args.out.join("figures.svg"), &medians, &bench)?;
-    chart::costs(&args.out.join("cpu.svg"), &medians, &bench, Metric::Cpu)?;
+    write(&args.out, &bench.run()?)
+}
+
+/// Reports on all rows that are there.
+pub(crate) fn again(out: &Path) -> Result<()> {
+    let text = fs::read_to_string(out.join(ROWS))?;
+    let rows: std::result::Result<Vec<Row>, _> = text.lines().map(serde_json::from_str).collect();
+    write(out, &rows?)
+}
+
+fn write(out: &Path, rows: &[Row]) -> Result<()> {
+    let medians = Medians::new(rows);
+    let text = report(rows, &medians)?;
+    fs::write(out.join("report.md"), &text)?;
+    chart::figures(&out.join("figures.svg"), &medians)?;
+    chart::processor(&out.join("cpu.svg"), &medians)?;
     println!("{text}");
     Ok(())
 }
 
-fn report(bench: &Bench, rows: &[Row]) -> String {
-    let medians = Medians::new(rows);
-    let engines = &bench.engines;
-    let workloads: Vec<_> = bench.workloads.iter().map(|workload| workload.name.as_str()).collect();
-    let mut text = format!("# Engines side by side\n\n{}\n", conditions(bench));
+fn report(rows: &[Row], medians: &Medians<'_>) -> Result<String> {
+    let mut text = format!("# Engines side by side\n\n{}\n", conditions(rows, medians));
     text.push_str("## Figures\n\nOperations per second, entries per second for batches and full scans, seconds for openings; the best other LSM tree in bold.\n\n");
-    text.push_str(&table::figures(&medians, engines, &workloads));
-    for (title, metric) in [
-        ("99.9th percentile of the slowest kind of operation, microseconds", Metric::P999),
-        ("Longest operation, milliseconds", Metric::Max),
-        ("Processor time per operation, background included, microseconds", Metric::Cpu),
-        ("Bytes written per byte of keys and values put", Metric::WriteAmplification),
-        ("Files in the end, MiB", Metric::Disk),
-        ("Largest resident memory, MiB", Metric::Memory),
-    ] {
-        text.push_str(&format!("\n## {title}\n\n"));
-        text.push_str(&table::metric(&medians, engines, &workloads, metric));
+    text.push_str(&table::figures(medians));
+    for (title, metric) in SHOWN {
+        write!(text, "\n## {title}\n\n{}", table::metric(medians, metric))?;
     }
     text.push_str("\n## What the workloads are\n\n");
-    for Workload { name, about, data, clients, operations, .. } in &bench.workloads {
-        let (keys, value) = (data.keys, data.value_bytes);
-        text.push_str(&format!("* `{name}`: {about}; {keys} keys, values of {value} B, {operations} operations, {clients} at a time\n"));
+    let scale = rows.first().map_or(1.0, |row| row.scale);
+    for workload in catalog::all(scale) {
+        if medians.workloads.contains(&workload.name.as_str()) {
+            let (keys, value) = (workload.data.keys, workload.data.value_bytes);
+            let (name, about, clients) = (workload.name, workload.about, workload.clients);
+            let operations = workload.operations;
+            writeln!(
+                text,
+                "* `{name}`: {about}; {keys} keys, values of {value} B, {operations} operations, {clients} at a time"
+            )?;
+        }
     }
-    text
+    Ok(text)
 }
 
 /// What a reader must know to believe a figure.
-fn conditions(bench: &Bench) -> String {
+fn conditions(rows: &[Row], medians: &Medians<'_>) -> String {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let versions: Vec<_> = bench
-        .engines
-        .iter()
-        .map(|engine| format!("{} {}", engine.name(), version(engine.package())))
-        .collect();
+    let version = |name, package| format!("{name} {}", version(package));
+    let versions: Vec<_> =
+        medians.engines.iter().map(|known| version(known.name, known.package)).collect();
     let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let load: Vec<_> = load.split_whitespace().take(3).collect();
+    let rounds = rows.iter().map(|row| row.round + 1).max().unwrap_or(0);
     format!(
-        "Commit {}, scale {}, medians of {} rounds, {cores} cores, load averages at the end {}.\n\nVersions: {}.\n",
+        "Commit {}, scale {}, medians of {rounds} rounds, {cores} cores, load averages at the end {}.\n\nVersions: {}.\n",
         commit().unwrap_or_else(|| "unknown".to_owned()),
-        bench.scale,
-        bench.rounds,
+        rows.first().map_or(1.0, |row| row.scale),
         load.join(" "),
         versions.join(", "),
     )

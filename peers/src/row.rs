@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use nori_workload::{Measured, real};
 use serde::{Deserialize, Serialize};
 
+use crate::engines::{KNOWN, Known};
+
 /// One run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Row {
@@ -87,15 +89,25 @@ impl Metric {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Medians<'a> {
     rows: BTreeMap<(&'a str, &'a str), Vec<&'a Measured>>,
+    /// Workloads in the order in which they came.
+    pub(crate) workloads: Vec<&'a str>,
+    /// Engines that occur, in the order of the columns.
+    pub(crate) engines: Vec<Known>,
 }
 
 impl<'a> Medians<'a> {
     pub(crate) fn new(rows: impl IntoIterator<Item = &'a Row>) -> Self {
         let mut medians = Self::default();
         for row in rows {
+            let workload = row.measured.workload.as_str();
+            if !medians.workloads.contains(&workload) {
+                medians.workloads.push(workload);
+            }
             let key = (row.measured.workload.as_str(), row.engine.as_str());
             medians.rows.entry(key).or_default().push(&row.measured);
         }
+        let occurs = |known: &&Known| medians.rows.keys().any(|(_, engine)| *engine == known.name);
+        medians.engines = KNOWN.iter().filter(occurs).copied().collect();
         medians
     }
 

@@ -1,6 +1,6 @@
 //! Tables in Markdown.
 
-use crate::engines::Engine;
+use crate::engines::Known;
 use crate::row::{Medians, Metric};
 
 /// A row of texts.
@@ -27,23 +27,23 @@ pub(crate) fn short(value: f64) -> String {
 }
 
 /// Every engine's figure, and how much better ours is than the best of the other LSM trees.
-pub(crate) fn figures(medians: &Medians<'_>, engines: &[Engine], workloads: &[&str]) -> String {
-    let mut text = header(engines, &["ours / best LSM peer"]);
-    for workload in workloads {
+pub(crate) fn figures(medians: &Medians<'_>) -> String {
+    let mut text = header(medians, &["ours / best LSM peer"]);
+    for workload in &medians.workloads {
         let less = medians.less_is_better(workload);
-        let figure = |engine: &Engine| medians.get(workload, &engine.name(), Metric::Figure);
-        let peers = engines.iter().filter(|engine| engine.is_lsm_peer());
+        let figure = |engine: &Known| medians.get(workload, engine.name, Metric::Figure);
+        let peers = medians.engines.iter().filter(|engine| engine.lsm_peer);
         let better = |a: f64, b: f64| if less { a.min(b) } else { a.max(b) };
         let best = peers.filter_map(figure).reduce(better);
         let mut cells = vec![(*workload).to_owned()];
-        for engine in engines {
+        for engine in &medians.engines {
             let text = figure(engine).map_or_else(|| "–".to_owned(), |value| unit(value, less));
-            let bold = figure(engine).is_some() && figure(engine) == best;
+            let bold = engine.lsm_peer && figure(engine).is_some() && figure(engine) == best;
             cells.push(if bold { format!("**{text}**") } else { text });
         }
-        let ratio = figure(&Engine::Ours)
-            .zip(best)
-            .map(|(ours, best)| if less { best / ours } else { ours / best });
+        let ours = medians.get(workload, "ours", Metric::Figure);
+        let ratio = |(ours, best): (f64, f64)| if less { best / ours } else { ours / best };
+        let ratio = ours.zip(best).map(ratio);
         cells.push(ratio.map_or_else(|| "–".to_owned(), |ratio| format!("{ratio:.2}")));
         text.push_str(&line(&cells));
     }
@@ -55,16 +55,11 @@ fn unit(value: f64, seconds: bool) -> String {
 }
 
 /// Every engine's value of a metric, for the workloads where it makes sense.
-pub(crate) fn metric(
-    medians: &Medians<'_>,
-    engines: &[Engine],
-    workloads: &[&str],
-    metric: Metric,
-) -> String {
-    let mut text = header(engines, &[]);
-    for workload in workloads {
-        let values: Vec<_> =
-            engines.iter().map(|engine| medians.get(workload, &engine.name(), metric)).collect();
+pub(crate) fn metric(medians: &Medians<'_>, metric: Metric) -> String {
+    let mut text = header(medians, &[]);
+    for workload in &medians.workloads {
+        let value = |engine: &Known| medians.get(workload, engine.name, metric);
+        let values: Vec<_> = medians.engines.iter().map(value).collect();
         if values.iter().all(Option::is_none) {
             continue;
         }
@@ -77,10 +72,11 @@ pub(crate) fn metric(
     text
 }
 
-fn header(engines: &[Engine], more: &[&str]) -> String {
-    let mut cells = vec!["workload".to_owned()];
-    cells.extend(engines.iter().map(|engine| engine.name()));
-    cells.extend(more.iter().map(|&text| text.to_owned()));
+fn header(medians: &Medians<'_>, more: &[&str]) -> String {
+    let mut cells = vec!["workload"];
+    cells.extend(medians.engines.iter().map(|engine| engine.name));
+    cells.extend(more);
+    let cells: Vec<_> = cells.into_iter().map(str::to_owned).collect();
     line(&cells) + &rule(cells.len())
 }
 

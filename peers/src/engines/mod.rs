@@ -58,6 +58,28 @@ pub(crate) enum Engine {
     Sled,
 }
 
+/// What a report must know of an engine, also of one that is not built in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Known {
+    /// Its name in rows.
+    pub(crate) name: &'static str,
+    /// The package of which the version counts.
+    pub(crate) package: &'static str,
+    /// Whether it is a log-structured merge tree of somebody else: those are what a ratio compares with.
+    pub(crate) lsm_peer: bool,
+}
+
+/// All engines, in the order of the columns.
+pub(crate) const KNOWN: [Known; 7] = [
+    Known { name: "ours", package: "nori-lsm", lsm_peer: false },
+    Known { name: "rocksdb-leveled", package: "librocksdb-sys", lsm_peer: true },
+    Known { name: "rocksdb-universal", package: "librocksdb-sys", lsm_peer: true },
+    Known { name: "fjall", package: "fjall", lsm_peer: true },
+    Known { name: "surrealkv", package: "surrealkv", lsm_peer: true },
+    Known { name: "redb", package: "redb", lsm_peer: false },
+    Known { name: "sled", package: "sled", lsm_peer: false },
+];
+
 /// What is to be done with a store of whatever type.
 pub(crate) trait Task {
     /// What comes out.
@@ -78,29 +100,6 @@ impl Engine {
         self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
     }
 
-    /// Whether it is a log-structured merge tree of somebody else: those are what a ratio compares with.
-    pub(crate) fn is_lsm_peer(self) -> bool {
-        let others = ["ours", "redb", "sled"];
-        !others.contains(&self.name().as_str())
-    }
-
-    /// The package of which the version counts.
-    pub(crate) fn package(self) -> &'static str {
-        match self {
-            Self::Ours => "nori-lsm",
-            #[cfg(feature = "rocksdb")]
-            Self::RocksdbLeveled | Self::RocksdbUniversal => "librocksdb-sys",
-            #[cfg(feature = "fjall")]
-            Self::Fjall => "fjall",
-            #[cfg(feature = "surrealkv")]
-            Self::Surrealkv => "surrealkv",
-            #[cfg(feature = "redb")]
-            Self::Redb => "redb",
-            #[cfg(feature = "sled")]
-            Self::Sled => "sled",
-        }
-    }
-
     /// Does something with a store of this engine.
     pub(crate) async fn run<T: Task>(self, task: T) -> Result<T::Output> {
         match self {
@@ -118,5 +117,16 @@ impl Engine {
             #[cfg(feature = "sled")]
             Self::Sled => task.on::<sled::Sled>().await,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_engine_has_a_column() {
+        let known = |engine: &Engine| KNOWN.iter().any(|known| known.name == engine.name());
+        assert!(Engine::all().iter().all(known));
     }
 }
