@@ -193,6 +193,21 @@ pub(crate) struct Bench {
     /// Write the results to this file, as JSON.
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
+    /// Run these instead, each on a database of its own: fillrandom, readrandom, scan100, ycsb-a, durable@64, recover, ...; `all` are
+    /// all of them, and a name that is none lists them.
+    #[arg(
+        long,
+        value_delimiter = ',',
+        value_name = "NAME,...",
+        conflicts_with_all = ["entries", "value_size", "reads", "ops", "tasks", "distribution", "durability", "seed"],
+    )]
+    pub(crate) workload: Vec<String>,
+    /// With --workload: 1 is a million keys; keys and operations grow with it.
+    #[arg(long, default_value_t = 1.0, value_parser = scale, requires = "workload", value_name = "FACTOR")]
+    pub(crate) scale: f64,
+    /// Fill the database in this directory and wait to be killed.
+    #[arg(long, hide = true)]
+    pub(crate) victim: Option<PathBuf>,
 }
 
 /// How a file is written.
@@ -240,6 +255,15 @@ impl From<Durable> for Durability {
     }
 }
 
+impl From<Distribution> for nori_workload::Distribution {
+    fn from(distribution: Distribution) -> Self {
+        match distribution {
+            Distribution::Zipfian => Self::Zipfian,
+            Distribution::Uniform => Self::Uniform,
+        }
+    }
+}
+
 /// The bytes of a key as it was given.
 pub(crate) fn key_bytes(key: OsString, hex: bool) -> Result<Bytes, Failure> {
     let given = key.into_encoded_bytes();
@@ -252,6 +276,12 @@ pub(crate) fn key_bytes(key: OsString, hex: bool) -> Result<Bytes, Failure> {
     let bytes: Option<Vec<u8>> =
         pairs.iter().map(|&[high, low]| Some(digit(high)? << 4 | digit(low)?)).collect();
     bytes.filter(|_| rest.is_empty()).map(Bytes::from).ok_or_else(bad)
+}
+
+fn scale(given: &str) -> Result<f64, String> {
+    let scale: f64 = given.parse().map_err(|error: std::num::ParseFloatError| error.to_string())?;
+    let fits = scale > 0.0 && scale <= 1000.0;
+    fits.then_some(scale).ok_or_else(|| "not above 0 and up to 1000".to_owned())
 }
 
 fn value_size(given: &str) -> Result<usize, String> {

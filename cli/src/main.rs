@@ -10,7 +10,6 @@ mod query;
 mod records;
 mod table;
 mod upkeep;
-mod workload;
 
 use std::process::ExitCode;
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
 use hdrhistogram::Histogram;
 use nori_lsm::Stats;
+use nori_workload::Measured;
 
 /// Operations of one kind, with the time that each took, in nanoseconds.
 #[derive(Debug)]
@@ -42,6 +43,51 @@ pub(crate) fn phases(phases: &[Phase]) -> String {
         ]));
     }
     table.to_string()
+}
+
+/// A line per workload and kind of operation.
+pub(crate) fn measured(rows: &[Measured]) -> String {
+    let header = [
+        "workload",
+        "figure",
+        "kind",
+        "operations",
+        "p50",
+        "p99",
+        "p99.9",
+        "max",
+        "CPU/op",
+        "written",
+    ];
+    let mut table = plain(&header);
+    let time = |micros: f64| short(Duration::from_secs_f64(micros / 1e6));
+    for measured in rows {
+        for (index, kind) in measured.kinds.iter().enumerate() {
+            let first = |text: String| if index == 0 { text } else { String::new() };
+            let each = measured.cost.cpu_seconds / real(measured.operations.max(1));
+            table.add_row(row([
+                first(measured.workload.clone()),
+                first(figure(measured)),
+                kind.kind.clone(),
+                grouped(kind.count),
+                time(kind.p50_us),
+                time(kind.p99_us),
+                time(kind.p999_us),
+                time(kind.max_us),
+                first(time(each * 1e6)),
+                first(size(measured.cost.written_bytes)),
+            ]));
+        }
+    }
+    table.to_string()
+}
+
+/// The figure of a workload with its unit.
+pub(crate) fn figure(measured: &Measured) -> String {
+    if measured.less_is_better {
+        return short(Duration::from_secs_f64(measured.figure));
+    }
+    format!("{}/s", grouped(whole(measured.figure)))
 }
 
 /// A line per level that holds data.

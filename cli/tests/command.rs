@@ -238,6 +238,26 @@ fn bench_verifies_measures_and_cleans_up() {
 }
 
 #[test]
+fn workloads_have_names() {
+    let home = Home::new();
+    let names =
+        ["bench", "--workload", "fillbatch,ycsb-a,scan100,reopen,recover", "--scale", "0.01"];
+    let text = succeeded(home.run(names.iter().chain(&["--json", "out.json"])));
+    assert!(text.contains("ycsb-a") && text.contains("open"), "{text}");
+    assert!(!home.dir.path().join("data").exists(), "the temporary databases are gone");
+    let json = fs::read(home.dir.path().join("out.json")).unwrap();
+    let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
+    let rows = json["workloads"].as_array().unwrap();
+    assert_eq!(rows.len(), 5);
+    assert!(rows.iter().all(|row| row["figure"].as_f64().unwrap() > 0.0));
+    assert_eq!(rows[1]["operations"], 5000);
+    let (code, said) = refused(&home.run(["bench", "--workload", "nothing"]));
+    assert!(code == 2 && said.contains("fillrandom"), "{said}");
+    let both = home.run(["bench", "--workload", "ycsb-a", "--entries", "5"]);
+    assert_eq!(both.status.code(), Some(2), "the knobs of the other benchmark mean nothing here");
+}
+
+#[test]
 fn a_killed_load_keeps_every_acknowledged_record() {
     const LINES: u32 = 400_000;
     let home = Home::new();

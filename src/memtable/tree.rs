@@ -389,16 +389,16 @@ impl Walk {
 #[cfg(test)]
 mod tests {
     use std::cmp::Reverse;
-    use std::collections::BTreeMap;
     use std::sync::atomic::{AtomicU64, Ordering};
 
     use bytes::Bytes;
+    use crossbeam_skiplist::SkipMap;
 
     use super::super::leaf::Position;
     use super::*;
     use crate::types::{SeqNo, ValueKind};
 
-    type Oracle = BTreeMap<(Vec<u8>, Reverse<u64>), ()>;
+    type Oracle = SkipMap<(Vec<u8>, Reverse<u64>), ()>;
 
     fn entry(key: &[u8], seq: u64) -> Entry {
         let at = Position { key: Bytes::copy_from_slice(key), seq: SeqNo(seq) };
@@ -437,12 +437,12 @@ mod tests {
     #[test]
     fn it_is_a_sorted_map_whatever_the_order_of_arrival() {
         for shape in 0..6 {
-            let (tree, mut oracle) = (Tree::default(), Oracle::new());
+            let (tree, oracle) = (Tree::default(), Oracle::new());
             for (seq, key) in (1..).zip(arrivals(shape, 5000)) {
                 tree.insert(entry(&key, seq));
                 oracle.insert((key, Reverse(seq)), ());
             }
-            let mut expected: Vec<_> = oracle.keys().cloned().collect();
+            let mut expected: Vec<_> = oracle.iter().map(|entry| entry.key().clone()).collect();
             assert_eq!(all(&tree, Direction::Forward), expected, "shape {shape}");
             expected.reverse();
             assert_eq!(all(&tree, Direction::Backward), expected, "shape {shape}");
@@ -452,7 +452,7 @@ mod tests {
     #[test]
     fn a_search_finds_what_a_sorted_map_finds_at_every_size() {
         for shape in 0..6 {
-            let (tree, mut oracle) = (Tree::default(), Oracle::new());
+            let (tree, oracle) = (Tree::default(), Oracle::new());
             let arrivals = arrivals(shape, 1200);
             let mut rng = fastrand::Rng::with_seed(7);
             for (seq, key) in (1..).zip(&arrivals) {
@@ -466,8 +466,8 @@ mod tests {
                 }
                 let at = (sought.clone(), Reverse(rng.u64(..seq + 2)));
                 let probe = Probe { key: &sought, seq: SeqNo(at.1.0) };
-                let behind = oracle.range(at.clone()..).next().map(|(at, ())| at.clone());
-                let before = oracle.range(..at).next_back().map(|(at, ())| at.clone());
+                let behind = oracle.range(at.clone()..).next().map(|entry| entry.key().clone());
+                let before = oracle.range(..at).next_back().map(|entry| entry.key().clone());
                 let found = tree.first_from(probe, |entry| Some(entry.at.clone()));
                 let found = found.map(|at| (at.key.to_vec(), Reverse(at.seq.0)));
                 assert_eq!(found, behind, "shape {shape}, {sought:?}");
