@@ -144,7 +144,7 @@ pub(crate) struct Visible<C> {
     range: KeyRange,
     snapshot: SeqNo,
     now_ms: u64,
-    /// The cursor was stopped on its way to the next entry: it has to get there before it is looked at.
+    /// The cursor has to go to the next entry before it is looked at: what it is at was shown, or it was stopped on its way.
     advancing: bool,
     /// Key that is decided. Forward: the key shown last, whose older versions are skipped.
     last_key: Option<Vec<u8>>,
@@ -216,7 +216,7 @@ impl<C: Cursor> Visible<C> {
             last.clear();
             last.extend_from_slice(entry.key);
             if entry.kind.is_live(self.now_ms) {
-                // The cursor stays: its older versions, and it, are skipped as decided by the next call.
+                self.advancing = true;
                 return Ok(Seen::Entry(Bytes::copy_from_slice(entry.key), self.cursor.value()));
             }
         }

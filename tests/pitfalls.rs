@@ -683,7 +683,8 @@ async fn the_log_is_swept_as_often_as_the_configuration_says() {
 #[tokio::test]
 async fn damage_in_the_log_is_stepped_over_only_on_demand_and_reported() {
     let fs = SimFs::new(22);
-    let config = ATLLConfig { durability: Durability::Sync, ..world::config() };
+    let mut config = ATLLConfig { durability: Durability::Sync, ..world::config() };
+    config.memtable.flush_trigger_bytes = 1 << 16; // all in one segment
     let engine = open(&fs, config.clone()).await.unwrap();
     for number in 0..6 {
         engine.put(key(number), "v").await.unwrap();

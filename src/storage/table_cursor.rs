@@ -1,8 +1,8 @@
 //! Walks a table, or a key range of it, in either direction.
 //!
-//! Forward, the key under the cursor is patched from entry to entry, and blocks that follow each other are read ahead:
-//! 256 KiB at once for a compaction; for a scan, one block, then 16 KiB, then twice as much each time up to 256 KiB.
-//! Backward, a block's keys are decoded into one arena and walked from its end.
+//! Forward, the key under the cursor is patched from entry to entry; backward, a block's keys are decoded into one arena and walked
+//! from its end. Blocks that follow each other are read ahead: 256 KiB at once for a compaction; for a scan, one block, then
+//! 16 KiB, then twice as much each time up to 256 KiB. A scan that comes so far leaves the cache to those who read again.
 //!
 //! Invariant: a step loads and checks all it needs before it changes where the cursor is.
 
@@ -25,6 +25,8 @@ use crate::version::SectionMeta;
 
 const READ_AHEAD_MIN: usize = 16 << 10;
 const READ_AHEAD_MAX: usize = 256 << 10;
+/// A scan that reads so much at once is a long one: it puts no more blocks into the cache.
+const LONG: usize = 128 << 10;
 /// More blocks than any step comes by.
 const PENDING_MAX: usize = 8;
 
@@ -458,7 +460,7 @@ struct BlockSource {
     fill_cache: bool,
     /// A compaction neither asks nor fills the cache.
     past_cache: bool,
-    reads_ahead: bool,
+    direction: Direction,
     /// Bytes of the next read, if as many blocks follow.
     ahead: usize,
     window: Option<Window>,
@@ -475,15 +477,14 @@ struct BlockSource {
 impl BlockSource {
     fn new(table: Arc<Table>, direction: Direction, access: Access, fill_cache: bool) -> Self {
         let past_cache = access == Access::Wait && !fill_cache;
-        let reads_ahead = direction == Direction::Forward;
-        let ahead = if past_cache && reads_ahead { READ_AHEAD_MAX } else { 0 };
+        let ahead = if past_cache { READ_AHEAD_MAX } else { 0 };
         Self {
             buffered: table.cache().buffers().share(0),
             table,
             access,
             fill_cache,
             past_cache,
-            reads_ahead,
+            direction,
             ahead,
             window: None,
             awaited: Arc::default(),
@@ -562,28 +563,48 @@ impl BlockSource {
         Ok(order == Some(Ordering::Less))
     }
 
-    /// Where a block is, and how many bytes from there on hold blocks that a scan of `range` comes by.
-    fn locate(&self, spot: Spot, range: &KeyRange) -> Result<Option<(Extent, usize)>, Stop> {
+    /// Where a block is; `None` if the table ends before.
+    fn locate(&self, spot: Spot) -> Result<Option<Extent>, Stop> {
+        self.leaf(spot.section, |leaf| self.table.extent(spot.section, leaf, spot.block))
+    }
+
+    /// The part of the file to read for a block: with those that a scan of `range` comes by next, as many as are read ahead.
+    fn wanted(&self, spot: Spot, extent: Extent, range: &KeyRange) -> Result<Extent, Stop> {
+        if self.ahead <= extent.len {
+            return Ok(extent);
+        }
         let table = &self.table;
-        self.leaf(spot.section, |leaf| {
-            let extent = table.extent(spot.section, leaf, spot.block)?;
-            let end_block = range.end.as_ref().map_or(usize::MAX, |end| leaf.find_before(end));
-            let last = end_block.clamp(spot.block, leaf.n_blocks().saturating_sub(1));
-            let last = table.extent(spot.section, leaf, last)?;
-            let end = last.offset.saturating_add(u64_of(last.len));
-            Some((extent, usize_of(end.saturating_sub(extent.offset))))
+        self.leaf(spot.section, |leaf| match self.direction {
+            Direction::Forward => {
+                let end = range.end.as_ref().map_or(usize::MAX, |end| leaf.find_before(end));
+                let last = end.clamp(spot.block, leaf.n_blocks().saturating_sub(1));
+                let last = table.extent(spot.section, leaf, last).unwrap_or(extent);
+                let end = last.offset.saturating_add(u64_of(last.len));
+                let room = end.saturating_sub(extent.offset);
+                Extent { len: self.ahead.min(usize_of(room)).max(extent.len), ..extent }
+            }
+            Direction::Backward => {
+                let end = extent.offset.saturating_add(u64_of(extent.len));
+                let near = |first: &Extent| end.saturating_sub(first.offset) <= u64_of(self.ahead);
+                let first = (leaf.find(&range.start)..spot.block)
+                    .rev()
+                    .map_while(|block| table.extent(spot.section, leaf, block).filter(near))
+                    .last();
+                let offset = first.unwrap_or(extent).offset;
+                Extent { offset, len: usize_of(end.saturating_sub(offset)) }
+            }
         })
     }
 
     /// A block and where it is; `None` if the table ends before.
     fn load(&mut self, spot: Spot, range: &KeyRange) -> Result<Option<(Extent, Bytes)>, Stop> {
-        let Some((extent, room)) = self.locate(spot, range)? else { return Ok(None) };
+        let Some(extent) = self.locate(spot)? else { return Ok(None) };
         if let Some((_, block)) = self.pending.iter().find(|(other, _)| *other == extent) {
             return Ok(Some((extent, block.clone())));
         }
         let block = match self.in_memory(extent)? {
             Some(block) => block,
-            None => self.read(extent, room)?,
+            None => self.read(extent, self.wanted(spot, extent, range)?)?,
         };
         if self.access == Access::Try {
             if self.pending.len() >= PENDING_MAX {
@@ -607,8 +628,8 @@ impl BlockSource {
         Ok(if self.past_cache { None } else { self.table.cached(extent) })
     }
 
-    fn read(&mut self, extent: Extent, room: usize) -> Result<Bytes, Stop> {
-        let wanted = Extent { len: self.ahead.min(room).max(extent.len), ..extent };
+    /// Reads the part `wanted` of the file, in which the block is.
+    fn read(&mut self, extent: Extent, wanted: Extent) -> Result<Bytes, Stop> {
         let open = Arc::clone(self.opened()?);
         let raw = match self.access {
             Access::Wait => Some(self.table.read(&open, wanted)?),
@@ -624,7 +645,7 @@ impl BlockSource {
             })));
         };
         let window = self.window.insert(Window { start: wanted.offset, bytes: raw.into() });
-        let raw = window.bytes.slice(..extent.len);
+        let raw = window.slice(extent).unwrap_or_default();
         self.count_window();
         self.grow();
         Ok(self.unpack(&raw, extent)?)
@@ -635,9 +656,7 @@ impl BlockSource {
     }
 
     fn grow(&mut self) {
-        if self.reads_ahead {
-            self.ahead = (self.ahead * 2).clamp(READ_AHEAD_MIN, READ_AHEAD_MAX);
-        }
+        self.ahead = (self.ahead * 2).clamp(READ_AHEAD_MIN, READ_AHEAD_MAX);
     }
 
     fn unpack(&self, raw: &Bytes, extent: Extent) -> Result<Bytes> {
@@ -647,9 +666,11 @@ impl BlockSource {
         }
         let shares_window = block.len() + TRAILER == raw.len();
         let is_part = self.window.as_ref().is_some_and(|window| window.bytes.len() > raw.len());
-        // In the cache, a slice would keep the whole window in memory.
+        // Who keeps a value, or the cache, would keep the whole window in memory.
         let block = if shares_window && is_part { Bytes::copy_from_slice(&block) } else { block };
-        self.table.keep(extent, &block, true);
+        if self.ahead < LONG {
+            self.table.keep(extent, &block, true);
+        }
         Ok(block)
     }
 }
