@@ -132,7 +132,7 @@ fn entry_in<'c>(
 ) -> Option<EntryRef<'c>> {
     cursor.entry().filter(|entry| match direction {
         Direction::Forward => range.is_before_end(entry.key),
-        Direction::Backward => range.start[..] <= *entry.key,
+        Direction::Backward => range.is_from_start(entry.key),
     })
 }
 

@@ -122,7 +122,21 @@ impl KeyRange {
     /// Whether `key` lies in the range.
     #[must_use]
     pub fn contains(&self, key: &[u8]) -> bool {
-        key >= &self.start[..] && self.is_before_end(key)
+        self.is_from_start(key) && self.is_before_end(key)
+    }
+
+    /// Whether `key` lies at or behind the start of the range.
+    #[must_use]
+    #[inline]
+    pub fn is_from_start(&self, key: &[u8]) -> bool {
+        // No bytes have no address: comparing them can cost as much as a page fault that is caught.
+        self.start.is_empty() || key >= &self.start[..]
+    }
+
+    /// `key`, or the start of the range if that lies behind it.
+    #[inline]
+    pub(crate) fn from_start<'k>(&'k self, key: &'k [u8]) -> &'k [u8] {
+        if self.is_from_start(key) { key } else { &self.start }
     }
 
     /// Whether `key` lies before the end of the range.

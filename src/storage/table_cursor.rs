@@ -286,7 +286,7 @@ impl TableCursor {
 
     fn settle_backward(&mut self) {
         let key = self.backward.entry().map(|(key, _)| key);
-        self.valid = key.is_some_and(|key| key >= &self.range.start[..]);
+        self.valid = key.is_some_and(|key| self.range.is_from_start(key));
     }
 
     fn advance_backward(&mut self) -> Result<(), Stop> {
@@ -326,8 +326,8 @@ impl Cursor for TableCursor {
     fn seek(&mut self, key: &[u8]) -> Result<(), Stop> {
         let moved = match self.direction {
             Direction::Forward => {
-                let start = self.range.start.clone();
-                self.seek_forward(key.max(&start))
+                let range = self.range.clone();
+                self.seek_forward(range.from_start(key))
             }
             Direction::Backward => {
                 let end = self.range.end.clone();
@@ -389,12 +389,13 @@ impl Forward {
     #[inline]
     fn apply(&mut self, entry: &RawEntry<'_>) -> Result<(), Damage> {
         let damaged = Damage { offset: u64_of(self.next), expected: "entries in order" };
-        let order = entry.suffix.cmp(self.key.get(entry.shared..).ok_or(damaged)?);
-        let in_order = match order {
-            Ordering::Greater => true,
-            Ordering::Equal => self.kind.is_none() || entry.seq < self.seq,
-            Ordering::Less => false,
-        };
+        let rest = self.key.get(entry.shared..).ok_or(damaged)?;
+        let in_order = self.kind.is_none()
+            || match entry.suffix.cmp(rest) {
+                Ordering::Greater => true,
+                Ordering::Equal => entry.seq < self.seq,
+                Ordering::Less => false,
+            };
         if !in_order {
             return Err(damaged);
         }
