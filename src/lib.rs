@@ -18,6 +18,7 @@ mod format;
 mod memtable;
 
 mod concat;
+mod fences;
 mod merge;
 mod policy;
 

@@ -13,6 +13,7 @@ use arc_swap::{ArcSwap, Guard};
 
 use crate::concat::{Concat, Parts};
 use crate::cursor::{Cursor, EntryRef, Found, Stop};
+use crate::fences::Fences;
 use crate::memtable::{Memtable, MemtableCursor};
 use crate::merge::Merge;
 use crate::observe::{Histogram, ReadMetrics};
@@ -89,30 +90,40 @@ impl Views {
 #[derive(Debug)]
 pub(crate) struct Tree {
     pub(crate) version: Arc<Version>,
-    l0: Vec<RunView>,
+    l0: Arc<[RunView]>,
     /// L1 and deeper, down to the last level that holds data.
-    levels: Vec<Arc<[SlotView]>>,
+    levels: Vec<Arc<LevelView>>,
     tables: BTreeMap<FileId, Arc<Table>>,
     counters: BTreeMap<SlotId, Arc<SlotCounters>>,
     cache: Arc<TableCache>,
 }
 
+/// Slots of a level, in key order; together they cover every key.
+#[derive(Debug)]
+struct LevelView {
+    /// Where each slot begins.
+    starts: Arc<Fences>,
+    slots: Box<[SlotView]>,
+}
+
 #[derive(Clone, Debug)]
 struct SlotView {
-    range: KeyRange,
     /// Newest first.
-    runs: Vec<RunView>,
+    runs: Arc<[RunView]>,
     counters: Arc<SlotCounters>,
 }
 
 /// Slices of a run in key order, each with its table.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct RunView {
-    slices: Arc<[(KeyRange, Arc<Table>)]>,
+    /// Where the first slice begins and ends, where the second begins and ends, and so on: an odd number of them up to a key means
+    /// that the key is in a slice.
+    bounds: Fences,
+    slices: Box<[(KeyRange, Arc<Table>)]>,
 }
 
 impl Tree {
-    /// Resolves `version`. Tables and counters that `before` has are shared with it. No I/O.
+    /// Resolves `version`. Tables and counters that `before` has are shared with it, and slots that are still the same. No I/O.
     pub(crate) fn new(version: Arc<Version>, before: Option<&Self>, store: &Store) -> Self {
         let known = before.map(|tree| &tree.tables);
         let tables: BTreeMap<_, _> = version
@@ -125,15 +136,24 @@ impl Tree {
             .collect();
         let none = BTreeMap::new();
         let counters = counters_for(&version, before.map_or(&none, |tree| &tree.counters));
+        let resolving = Resolving { tables: &tables, counters: &counters, before };
         let deeper = version.numbered().skip(1);
-        let mut levels: Vec<_> = deeper
-            .map(|(level, state)| resolve_level(level, state, (&tables, &counters)))
-            .collect();
-        let used = levels.iter().rposition(|slots| slots.iter().any(|slot| !slot.runs.is_empty()));
+        let mut levels: Vec<_> =
+            deeper.map(|(level, state)| resolving.level(level, state)).collect();
+        let used =
+            levels.iter().rposition(|level| level.slots.iter().any(|slot| !slot.runs.is_empty()));
         levels.truncate(used.map_or(0, |last| last + 1));
-        let l0 = version.l0_runs().iter().map(|run| RunView::new(run, &tables)).collect();
+        let l0 = version.levels.first().and_then(|state| state.slots.first());
+        let l0 = l0.map_or_else(Arc::default, |slot| resolving.runs(Level::L0, slot));
         let cache = Arc::clone(store.cache());
         Self { version, l0, levels, tables, counters, cache }
+    }
+
+    fn runs_at(&self, level: Level, slot: usize) -> Option<Arc<[RunView]>> {
+        let Some(deeper) = level.index().checked_sub(1) else {
+            return Some(Arc::clone(&self.l0));
+        };
+        Some(Arc::clone(&self.levels.get(deeper)?.slots.get(slot)?.runs))
     }
 
     pub(crate) fn tables(&self) -> &BTreeMap<FileId, Arc<Table>> {
@@ -153,25 +173,49 @@ impl Tree {
     }
 }
 
-type Resolving<'a> = (&'a BTreeMap<FileId, Arc<Table>>, &'a BTreeMap<SlotId, Arc<SlotCounters>>);
-
-fn resolve_level(
-    level: Level,
-    state: &LevelState,
-    (tables, counters): Resolving<'_>,
-) -> Arc<[SlotView]> {
-    let resolve = |(range, slot): (KeyRange, &Arc<Slot>)| {
-        let id = SlotId { level, start: slot.start.clone() };
-        let counters = counters.get(&id).cloned().unwrap_or_default();
-        let runs = slot.runs.iter().map(|run| RunView::new(run, tables)).collect();
-        SlotView { range, runs, counters }
-    };
-    state.ranged().map(resolve).collect()
+/// What a version is resolved with.
+struct Resolving<'a> {
+    tables: &'a BTreeMap<FileId, Arc<Table>>,
+    counters: &'a BTreeMap<SlotId, Arc<SlotCounters>>,
+    before: Option<&'a Tree>,
 }
 
-/// Number of the slot that holds `key`.
-fn slot_of(slots: &[SlotView], key: &[u8]) -> usize {
-    slots.partition_point(|slot| slot.range.start[..] <= *key).saturating_sub(1)
+impl Resolving<'_> {
+    fn level(&self, level: Level, state: &LevelState) -> Arc<LevelView> {
+        let slots = state.slots.iter().map(|slot| {
+            let id = SlotId { level, start: slot.start.clone() };
+            let counters = self.counters.get(&id).cloned().unwrap_or_default();
+            SlotView { runs: self.runs(level, slot), counters }
+        });
+        let starts = || state.slots.iter().map(|slot| &slot.start);
+        let known = self.before.and_then(|tree| {
+            let were = &tree.version.levels.get(level.index())?.slots;
+            let view = tree.levels.get(level.index().checked_sub(1)?)?;
+            starts().eq(were.iter().map(|slot| &slot.start)).then(|| Arc::clone(&view.starts))
+        });
+        let starts = known.unwrap_or_else(|| Arc::new(starts().cloned().collect()));
+        Arc::new(LevelView { starts, slots: slots.collect() })
+    }
+
+    fn runs(&self, level: Level, slot: &Arc<Slot>) -> Arc<[RunView]> {
+        let known = self.before.and_then(|tree| {
+            let were = tree.version.levels.get(level.index())?;
+            let at = were.index_at(&slot.start)?;
+            let was = were.slots.get(at)?;
+            let same = Arc::ptr_eq(was, slot) || was.runs == slot.runs;
+            same.then(|| tree.runs_at(level, at)).flatten()
+        });
+        known
+            .unwrap_or_else(|| slot.runs.iter().map(|run| RunView::new(run, self.tables)).collect())
+    }
+}
+
+impl LevelView {
+    /// Number of the slot that holds `key`.
+    #[inline]
+    fn slot_of(&self, key: &[u8]) -> usize {
+        self.starts.up_to(key).saturating_sub(1)
+    }
 }
 
 /// How a cursor walks.
@@ -187,14 +231,19 @@ impl RunView {
         let slices = run.slices.iter();
         let open = slices
             .filter_map(|slice| Some((slice.range.clone(), Arc::clone(tables.get(&slice.table)?))));
-        Self { slices: open.collect() }
+        let slices: Box<[(KeyRange, Arc<Table>)]> = open.collect();
+        let ends = |range: &KeyRange| std::iter::once(range.start.clone()).chain(range.end.clone());
+        let bounds = slices.iter().flat_map(|(range, _)| ends(range)).collect();
+        Self { bounds, slices }
     }
 
     /// The table that holds `key` if this run does.
+    #[inline]
     fn table_of(&self, key: &[u8]) -> Option<&Arc<Table>> {
-        let behind = self.slices.partition_point(|(range, _)| range.start[..] <= *key);
-        let (range, table) = self.slices.get(behind.checked_sub(1)?)?;
-        range.is_before_end(key).then_some(table)
+        let bounds = self.bounds.up_to(key);
+        let inside = bounds % 2 == 1;
+        let (_, table) = self.slices.get(bounds / 2).filter(|_| inside)?;
+        Some(table)
     }
 
     fn cursor(&self, range: &KeyRange, walk: Walk) -> RunCursor {
@@ -234,7 +283,7 @@ impl Parts for Slices {
 
 /// Slots of a level that overlap a range.
 pub(crate) struct Slots {
-    slots: Arc<[SlotView]>,
+    level: Arc<LevelView>,
     within: std::ops::Range<usize>,
     range: KeyRange,
     walk: Walk,
@@ -250,13 +299,13 @@ impl Parts for Slots {
     }
 
     fn part_of(&self, key: &[u8]) -> usize {
-        let slot = slot_of(&self.slots, key);
+        let slot = self.level.slot_of(key);
         slot.clamp(self.within.start, self.within.end.saturating_sub(1).max(self.within.start))
             - self.within.start
     }
 
     fn open(&self, part: usize) -> SlotCursor {
-        let slot = &self.slots[self.within.start + part];
+        let slot = &self.level.slots[self.within.start + part];
         let runs = slot.runs.iter().map(|run| run.cursor(&self.range, self.walk)).collect();
         SlotCursor {
             merge: Merge::new(runs, self.walk.direction),
@@ -361,11 +410,11 @@ impl View {
             .collect();
         let l0 = self.tree.l0.iter().map(|run| run.cursor(range, walk));
         sources.extend(l0.map(|run| Source::Run(Box::new(run))));
-        for slots in &self.tree.levels {
-            let start = slot_of(slots, &range.start);
-            let end = slots.partition_point(|slot| range.is_before_end(&slot.range.start));
+        for level in &self.tree.levels {
+            let start = level.slot_of(&range.start);
+            let end = range.end.as_ref().map_or(level.slots.len(), |end| level.starts.before(end));
             let slots = Slots {
-                slots: Arc::clone(slots),
+                level: Arc::clone(level),
                 within: start..end.max(start),
                 range: range.clone(),
                 walk,
@@ -443,8 +492,8 @@ impl<'k> Lookup<'k> {
         if let Some(found) = self.ask_runs(&tree.l0, &open, &mut passed)? {
             return Ok(Some(found));
         }
-        for slots in &tree.levels {
-            let Some(slot) = slots.get(slot_of(slots, self.key)) else { continue };
+        for level in &tree.levels {
+            let Some(slot) = level.slots.get(level.slot_of(self.key)) else { continue };
             let before = self.done;
             let found = self.ask_runs(&slot.runs, &open, &mut passed)?;
             if self.sampled && self.done > before {

@@ -12,7 +12,7 @@ const FLOORS: &[&[&str]] = &[
     &["config"],
     &["batch", "version", "snapshots"],
     &["format", "memtable"],
-    &["merge", "concat", "policy"],
+    &["merge", "concat", "fences", "policy"],
     &["storage"],
     &["view"],
     &["quarantine"],
@@ -23,7 +23,8 @@ const FLOORS: &[&[&str]] = &[
 ];
 
 /// Modules that turn values into values, and the words that would give away something else.
-const PURE: &[&str] = &["types", "format", "version", "policy", "merge", "concat", "cursor"];
+const PURE: &[&str] =
+    &["types", "format", "version", "policy", "merge", "concat", "cursor", "fences"];
 const WORLDLY: &[&str] =
     &["std::fs", "std::io::", "std::thread", "Instant", "tokio", "ractor", "HashMap"];
 

@@ -8,6 +8,8 @@
 //! Format: docs/format.md#filter
 //! Source: Putze, Sanders, Singler 2007, "Cache-, Hash- and Space-Efficient Bloom Filters".
 
+use std::ops::BitOr;
+
 use crate::error::Damage;
 use crate::format::coding::Reader;
 use crate::types::{u64_of, usize_of};
@@ -61,7 +63,9 @@ impl Filter {
         let Some(Line(words)) = self.lines.get(self.line_of(hash)) else {
             return true;
         };
-        Probes::new(hash, self.k).all(|(word, mask)| words.get(word).is_some_and(|w| w & mask != 0))
+        // All bits are looked at: which one fails first cannot be guessed, that one fails can, and what comes next need not wait.
+        let missing = |(word, mask)| mask & !words.get::<usize>(word).copied().unwrap_or(0);
+        Probes::new(hash, self.k).map(missing).fold(0, u64::bitor) == 0
     }
 
     fn add(&mut self, hash: u64) {

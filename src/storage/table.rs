@@ -18,6 +18,7 @@ use crate::config::Compression;
 use crate::cursor::{Found, Stop};
 use crate::env::{Fs, ReadFile};
 use crate::error::{Damage, Error, IoContext, Result};
+use crate::fences::Fences;
 use crate::format::block::{DataBlock, RawEntry};
 use crate::format::filter::Filter;
 use crate::format::footer::{FOOTER, Footer};
@@ -97,6 +98,12 @@ pub(crate) struct Table {
     fs: Arc<dyn Fs>,
     path: PathBuf,
     meta: Arc<TableMeta>,
+    /// The first and the last key of each section: an odd number of them before a key means that the key is in a section.
+    bounds: Fences,
+    /// Every section has something that is not newer.
+    all_from: SeqNo,
+    /// Whether versions of some key go on in the next section.
+    key_continues: bool,
     cache: Arc<TableCache>,
     metrics: Arc<ReadMetrics>,
     /// `None` before it is first read, and again once the table cache has closed it.
@@ -150,10 +157,20 @@ impl Table {
         cache: Arc<TableCache>,
         metrics: Arc<ReadMetrics>,
     ) -> Arc<Self> {
+        let sections = &meta.sections;
+        let ends = |section: &SectionMeta| [section.min_key.clone(), section.max_key.clone()];
+        let bounds = sections.iter().flat_map(ends).collect();
+        let all_from = sections.iter().map(|section| section.min_seq).max().unwrap_or_default();
+        let next = sections.iter().skip(1);
+        let key_continues =
+            sections.iter().zip(next).any(|(section, next)| section.max_key == next.min_key);
         Arc::new(Self {
             fs,
             path,
             meta,
+            bounds,
+            all_from,
+            key_continues,
             cache,
             metrics,
             open: ArcSwapOption::empty(),
@@ -297,9 +314,9 @@ impl Table {
         fetch: &mut Fetch,
     ) -> Result<Option<Found>, Stop> {
         fetch.filtered = true;
-        let sections = &self.meta.sections;
-        let first = sections.partition_point(|section| section.max_key[..] < *key);
-        if sections.get(first).is_none_or(|section| section.min_key[..] > *key) {
+        let bounds = self.bounds.before(key);
+        let first = bounds / 2;
+        if bounds % 2 == 0 && !self.begins_with(first, key) {
             return Ok(None);
         }
         let wanted = Wanted { key, hash, snapshot, first };
@@ -345,12 +362,10 @@ impl Table {
         Wanted { key, hash, snapshot, first }: Wanted<'_>,
         fetch: &mut Fetch,
     ) -> Result<Option<Found>, Stop> {
-        let sections = &self.meta.sections;
         let mut index = first;
-        while let Some(section) = sections.get(index).filter(|section| section.min_key[..] <= *key)
-        {
-            // Versions of one key may go on in the next section.
-            if section.min_seq <= snapshot && self.passes(open, index, hash, fetch)? {
+        loop {
+            let visible = self.all_from <= snapshot || self.section(index)?.min_seq <= snapshot;
+            if visible && self.passes(open, index, hash, fetch)? {
                 fetch.filtered = false;
                 match self.get_in((open, index), key, snapshot, fetch) {
                     Ok(None) => {}
@@ -362,8 +377,16 @@ impl Table {
                 }
             }
             index += 1;
+            if !self.key_continues || !self.begins_with(index, key) {
+                return Ok(None);
+            }
         }
-        Ok(None)
+    }
+
+    /// Whether `key` is the first one of a section.
+    #[cold]
+    fn begins_with(&self, index: usize, key: &[u8]) -> bool {
+        self.meta.sections.get(index).is_some_and(|section| section.min_key == key)
     }
 
     /// Loads every index and filter, so that no lookup has to. Blocks.
