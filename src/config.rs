@@ -298,7 +298,8 @@ fn block_cache_bytes(limit: u64) -> u64 {
 /// The write-ahead log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WalConfig {
-    /// Reserve the room of a segment when it is begun, so that a sync need not grow the file. Default: true.
+    /// Reserve the room of a segment when it is begun, and write zeros ahead of commits that are synced, so that a sync need not
+    /// grow the file or note that a block is in use. Of little use where files are never overwritten in place. Default: true.
     pub segment_preallocate: bool,
     /// Seconds between two sweeps for dead segments; one also follows each flush. Default: 60; from 1 to a year.
     pub gc_interval_sec: u64,

@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use nori_lsm::env::Fs;
 use nori_lsm::env::sim::{Fault, Operation, SimFs, Trouble};
-use nori_lsm::{CompactionMode, Durability, Error, HealthState, LsmEngine, Result};
+use nori_lsm::{
+    ATLLConfig, CompactionMode, Durability, Error, HealthState, LsmEngine, Result, WalConfig,
+};
 use world::{History, config, in_paused_time, is_corrupt, open, read_all, use_normally};
 
 /// How a run ends.
@@ -20,12 +22,18 @@ enum End {
     Kill,
 }
 
-/// The same story every time: writes of all durabilities, flushes, compactions, syncs, reopens.
+/// Like `config`, but log segments have room reserved, so that zeros run ahead of synced commits.
+fn roomy() -> ATLLConfig {
+    let wal = WalConfig { segment_preallocate: true, ..Default::default() };
+    ATLLConfig { wal, ..config() }
+}
+
+/// The same story every time: writes of all durabilities, flushes, compactions, syncs, reopens, with room reserved and without.
 /// Stops when the machine goes off; other failures are lived with.
 async fn story(fs: &SimFs, history: &mut History) {
     let mut i = 0;
     for chapter in 0..4 {
-        let Some(engine) = open_at_last(fs).await else { return };
+        let Some(engine) = open_at_last(fs, chapter % 2 == 0).await else { return };
         history.all_durable(); // recovery makes durable what it shows
         for _ in 0..14 {
             i += 1;
@@ -57,9 +65,9 @@ async fn story(fs: &SimFs, history: &mut History) {
 }
 
 /// Opens, against single failures.
-async fn open_at_last(fs: &SimFs) -> Option<LsmEngine> {
+async fn open_at_last(fs: &SimFs, reserve: bool) -> Option<LsmEngine> {
     for _ in 0..3 {
-        match open(fs, config()).await {
+        match open(fs, if reserve { roomy() } else { config() }).await {
             Ok(engine) => return Some(engine),
             Err(error) if fs.is_off() => {
                 assert!(!matches!(error, Error::Corrupt { .. }), "{error}");
@@ -400,7 +408,8 @@ fn live_through(fault: Fault, limit_space: Option<u64>, context: &str) {
     let fs = SimFs::new(11);
     let mut history = History::default();
     in_paused_time(async {
-        let engine = open(&fs, config()).await.unwrap();
+        let reserve = limit_space.is_none();
+        let engine = open(&fs, if reserve { roomy() } else { config() }).await.unwrap();
         for i in 0..10 {
             history.write(&engine, History::mixed(i), Durability::Sync).await.unwrap();
         }

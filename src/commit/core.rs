@@ -181,7 +181,7 @@ impl Core {
             segment.sync()?;
         }
         self.unsynced.clear();
-        self.segment.sync()?;
+        self.segment.sync_commit()?; // who holds the core appends, so nobody does now
         self.durable.fetch_max(written, Ordering::AcqRel);
         if self.phase == Phase::Written {
             self.phase = Phase::Durable;

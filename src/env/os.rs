@@ -4,6 +4,7 @@
 use std::any::Any;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -13,8 +14,11 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use rustix::fs::FallocateFlags;
 use rustix::io::{Errno, ReadWriteFlags};
 
-use super::{Clock, Fs, ReadFile, Sleep, WriteFile};
-use crate::types::u64_of;
+use super::{Clock, Fs, ReadFile, Sleep, WriteFile, broken, check_zero};
+use crate::types::{u64_of, usize_of};
+
+/// What is written ahead of a log, a piece at a time: a page, for the system then counts pages as written, not larger folios.
+static ZEROS: [u8; 4 << 10] = [0; 4 << 10];
 
 /// The file system of the operating system.
 #[derive(Clone, Copy, Debug, Default)]
@@ -94,7 +98,7 @@ struct OsWriteFile {
 impl OsWriteFile {
     fn guard<T>(&self, act: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
         if self.broken.load(Ordering::Acquire) {
-            return Err(io::Error::other("an earlier write or sync of this file failed"));
+            return Err(broken());
         }
         act().inspect_err(|_| self.broken.store(true, Ordering::Release))
     }
@@ -128,6 +132,21 @@ impl WriteFile for OsWriteFile {
             Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
             Err(errno) => Err(errno.into()),
         }
+    }
+
+    fn zero(&self, range: Range<u64>) -> io::Result<()> {
+        check_zero(&range, self.len())?;
+        if self.broken.load(Ordering::Acquire) {
+            return Err(broken());
+        }
+        // Not guarded: nothing that was appended is touched. What the system cannot bring to the disk, the next sync reports.
+        let mut at = range.start;
+        while at < range.end {
+            let step = (range.end - at).min(u64_of(ZEROS.len()));
+            self.file.write_all_at(&ZEROS[..usize_of(step)], at)?;
+            at += step;
+        }
+        Ok(())
     }
 }
 

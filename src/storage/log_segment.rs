@@ -6,9 +6,10 @@
 //! Format: docs/format.md#write-ahead-log
 
 use std::io::{self, IoSlice};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 
@@ -25,6 +26,11 @@ use crate::types::{FileId, SeqNo, u64_of, usize_of};
 /// Bytes read at a time.
 const WINDOW: usize = 1 << 20;
 
+/// Bytes per synced commit from which on zeros cost more than they save.
+const LARGE_COMMIT: u64 = 32 << 10;
+/// Zeros that are written at a time: as many as before, within these bounds, so that a log that is seldom synced gets few.
+const ZEROS: RangeInclusive<u64> = (64 << 10)..=(1 << 20);
+
 /// A segment that is being written. Thread-safe: one appends while another syncs.
 #[derive(Debug)]
 pub(crate) struct LogSegment {
@@ -36,6 +42,22 @@ pub(crate) struct LogSegment {
     file: Arc<dyn WriteFile>,
     /// Bytes known to be on disk.
     durable: AtomicU64,
+    /// Bytes that the file was made for; 0 if nothing was reserved.
+    room: u64,
+    ahead: Mutex<Ahead>,
+}
+
+/// What a segment that is synced by commits has behind its end.
+#[derive(Debug, Default)]
+struct Ahead {
+    /// Offset up to which it was written, with zeros if with nothing else.
+    end: u64,
+    /// Zeros written so far.
+    zeros: u64,
+    /// Length of the segment at the last commit that was synced.
+    committed: u64,
+    /// Zeros could not be written: it does without.
+    given_up: bool,
 }
 
 impl LogSegment {
@@ -48,7 +70,16 @@ impl LogSegment {
             // Without a header it is an orphan, which the next open removes.
             tracing::debug!(path = %path.display(), "left an empty log segment behind");
         }
-        prepared.map(|()| Self { id, path, doubt, fs, file, durable: AtomicU64::new(0) })
+        prepared.map(|()| Self {
+            id,
+            path,
+            doubt,
+            fs,
+            file,
+            durable: AtomicU64::new(0),
+            room,
+            ahead: Mutex::default(),
+        })
     }
 
     pub(crate) fn id(&self) -> FileId {
@@ -88,6 +119,40 @@ impl LogSegment {
         encoder.begin();
         ops.iter().for_each(|(_, op)| encoder.push(op));
         self.append(&encoder.finish(self.id, 0, *first))
+    }
+
+    /// Makes a commit durable. REQUIRES: the caller is the one who appends, and does not meanwhile. Blocks.
+    ///
+    /// Writes zeros ahead of commits that follow one another closely: a sync that only changes bytes of the file need not wait
+    /// for the file system to note where they are, and takes half the time.
+    pub(crate) fn sync_commit(&self) -> Result<()> {
+        self.zero_ahead();
+        self.sync()
+    }
+
+    /// No more than a try: what was appended is not touched.
+    fn zero_ahead(&self) {
+        let mut ahead = self.ahead.lock().unwrap_or_else(PoisonError::into_inner);
+        let len = self.len();
+        let commit = len - std::mem::replace(&mut ahead.committed, len).min(len);
+        if ahead.given_up || commit > LARGE_COMMIT || ahead.end >= len + LARGE_COMMIT {
+            return;
+        }
+        let start = ahead.end.max(len);
+        let end = self.room.min(start + ahead.zeros.clamp(*ZEROS.start(), *ZEROS.end()));
+        if start >= end {
+            return;
+        }
+        match self.file.zero(start..end) {
+            Ok(()) => {
+                ahead.end = end;
+                ahead.zeros += end - start;
+            }
+            Err(error) => {
+                ahead.given_up = true;
+                tracing::debug!(path = %self.path.display(), %error, "no zeros ahead of the log");
+            }
+        }
     }
 
     /// Makes everything appended before the call durable. Blocks.
@@ -316,6 +381,7 @@ impl std::fmt::Debug for SegmentReader {
 mod tests {
     use super::*;
     use crate::env::OsFs;
+    use crate::env::sim::{Fault, Operation, SimFs, Trouble};
     use crate::types::ValueKind;
 
     const ID: FileId = FileId(3);
@@ -371,6 +437,141 @@ mod tests {
         let mut bytes = segment_bytes(3, true);
         bytes.resize(bytes.len() + 3 * WINDOW, 0);
         assert_eq!((scan(&bytes).0, scan(&bytes).1.tail), (3, Tail::Clean));
+    }
+
+    /// Commits `frames` groups of one put of `size` bytes, each synced, and returns what was committed.
+    fn commit(segment: &LogSegment, first: u64, frames: u64, size: usize) {
+        let mut encoder = FrameEncoder::default();
+        for seq in first..first + frames {
+            let key = Bytes::from(format!("key{seq}"));
+            let value = Bytes::from(vec![1; size]);
+            let op = WriteOp { key, kind: ValueKind::Put, value };
+            segment.append_again(&mut encoder, &[(SeqNo(seq), op)]).unwrap();
+            segment.sync_commit().unwrap();
+            assert!(segment.is_synced());
+        }
+    }
+
+    /// Offset behind the last block that was written, as the simulated disk counts space.
+    fn written(fs: &SimFs, segment: &LogSegment) -> u64 {
+        u64_of(fs.read_all(&segment.path).unwrap().len())
+    }
+
+    /// A segment on a simulated disk that has all the room it asks for, but does not reserve it: its file is as long as what was
+    /// written to it.
+    fn segment(fs: &SimFs, room: u64) -> LogSegment {
+        let dir = PathBuf::from("/db");
+        let layout = Layout::new(&dir);
+        layout.wal(ID).parent().map(|wal| fs.create_dir(wal)).unwrap().unwrap();
+        for dir in [Path::new("/"), &dir] {
+            fs.sync_dir(dir).unwrap();
+        }
+        let shared: Arc<dyn Fs> = Arc::new(fs.clone());
+        let mut segment = LogSegment::create(&shared, &layout, ID, 0).unwrap();
+        segment.room = room;
+        segment.write_header(Previous::default()).unwrap();
+        segment
+    }
+
+    fn found(fs: &SimFs, segment: &LogSegment) -> (u64, Scan) {
+        let mut reader = SegmentReader::open(fs, segment.path.clone(), ID).unwrap();
+        assert!(matches!(reader.opening().unwrap(), Opening::Begun(_)));
+        let mut frames = 0;
+        let scan = reader
+            .scan(u64::MAX, |frame| {
+                frames += 1;
+                assert_eq!(frame.base_seq, SeqNo(frames));
+                true
+            })
+            .unwrap();
+        (frames, scan)
+    }
+
+    #[test]
+    fn zeros_run_ahead_of_commits_that_are_synced_and_are_no_part_of_the_log() {
+        let fs = SimFs::new(1);
+        let segment = segment(&fs, 1 << 20);
+        segment.sync().unwrap();
+        assert_eq!(written(&fs, &segment), segment.len(), "none ahead of what no commit synced");
+        for frames in 0..900 {
+            commit(&segment, 1 + frames, 1, 1000);
+            let ahead = written(&fs, &segment) - segment.len();
+            assert!(ahead >= LARGE_COMMIT, "{frames}: {ahead}");
+            assert!(ahead <= 2 * LARGE_COMMIT + frames.max(64) * 1100, "{frames}: {ahead}");
+        }
+        let (frames, scan) = found(&fs, &segment);
+        assert_eq!((frames, scan.end, scan.tail), (900, segment.len(), Tail::Clean));
+        commit(&segment, 901, 100, 1000);
+        assert_eq!(written(&fs, &segment), 1 << 20, "no more than it was made for");
+        commit(&segment, 1001, 100, 1000);
+        assert_eq!(written(&fs, &segment), segment.len(), "and then it grows as any other");
+        assert_eq!(found(&fs, &segment).0, 1100);
+    }
+
+    #[test]
+    fn large_commits_and_logs_without_room_get_no_zeros() {
+        for (room, size) in [(0, 100), (1 << 20, 33 << 10)] {
+            let fs = SimFs::new(1);
+            let segment = segment(&fs, room);
+            commit(&segment, 1, 20, size);
+            assert_eq!(written(&fs, &segment), segment.len());
+        }
+    }
+
+    #[test]
+    fn zeros_that_cannot_be_written_cost_no_commit() {
+        for trouble in [Trouble::Io, Trouble::NoSpace] {
+            let fs = SimFs::new(1);
+            let segment = segment(&fs, 1 << 20);
+            fs.inject(Fault::new(trouble).on(Operation::Zero).after(1));
+            let zeroed = fs.mutations();
+            commit(&segment, 1, 300, 1000);
+            assert_eq!(fs.mutations() - zeroed, 2 * 300 + 2, "one worked, one failed, and no more");
+            assert_eq!(found(&fs, &segment).0, 300);
+            assert_eq!(found(&fs.crash(1), &segment).0, 300);
+        }
+    }
+
+    #[test]
+    fn a_power_cut_takes_no_commit_that_was_synced_whatever_becomes_of_the_zeros() {
+        // Operations: an append and a sync for each commit, and the zeros in between.
+        for (nth, seed) in (1..160).flat_map(|nth| (0..8).map(move |seed| (nth, seed))) {
+            let fs = SimFs::new(nth);
+            let segment = segment(&fs, 1 << 20);
+            segment.sync().unwrap();
+            fs.crash_at(fs.mutations() + nth);
+            let mut encoder = FrameEncoder::default();
+            let mut synced = 0;
+            for seq in 1..80 {
+                let value = Bytes::from(vec![1; 2000]);
+                let op = WriteOp { key: "k".into(), kind: ValueKind::Put, value };
+                drop(segment.append_again(&mut encoder, &[(SeqNo(seq), op)]));
+                synced += u64::from(segment.sync_commit().is_ok());
+            }
+            let (frames, scan) = found(&fs.crash(seed), &segment);
+            assert!((synced..=synced + 1).contains(&frames), "{nth} {seed}: {frames} {synced}");
+            assert_ne!(scan.tail, Tail::DurableBeyond, "{nth} {seed}");
+            assert!(scan.end >= segment.durable(), "{nth} {seed}");
+        }
+    }
+
+    #[test]
+    fn what_was_appended_is_not_zeroed() {
+        let dir = tempfile::tempdir().unwrap();
+        let sim = SimFs::new(1);
+        let files: [Arc<dyn WriteFile>; 2] =
+            [OsFs.create(&dir.path().join("a")).unwrap(), sim.create(Path::new("/a")).unwrap()];
+        for file in files {
+            file.append(&[IoSlice::new(b"abc")]).unwrap();
+            assert_eq!(file.zero(2..9).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+            file.zero(3..100_000).unwrap();
+            assert_eq!(file.len(), 3);
+            file.append(&[IoSlice::new(b"de")]).unwrap();
+            file.sync().unwrap();
+        }
+        let seen = std::fs::read(dir.path().join("a")).unwrap();
+        assert_eq!(seen, sim.read_all(Path::new("/a")).unwrap());
+        assert_eq!((seen.len(), &seen[..7]), (100_000, &b"abcde\0\0"[..]));
     }
 
     #[test]

@@ -34,11 +34,13 @@ pub enum Operation {
     HardLink,
     /// Lock a file.
     Lock,
+    /// Write zeros behind the end of a file.
+    Zero,
 }
 
 impl Operation {
     /// Every operation that changes the disk.
-    pub const MUTATING: [Self; 9] = [
+    pub const MUTATING: [Self; 10] = [
         Self::Create,
         Self::Append,
         Self::Preallocate,
@@ -48,6 +50,7 @@ impl Operation {
         Self::Remove,
         Self::CreateDir,
         Self::HardLink,
+        Self::Zero,
     ];
 
     pub(super) fn mutates(self) -> bool {

@@ -4,6 +4,7 @@ use std::any::Any;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,7 +14,7 @@ use rustix::io::Errno;
 
 use super::disk::{Disk, Ino};
 use super::fault::{Fault, Operation, Trouble};
-use crate::env::{Fs, ReadFile, WriteFile};
+use crate::env::{Fs, ReadFile, WriteFile, broken, check_zero};
 use crate::types::{u64_of, usize_of};
 
 /// A machine with a disk. Clones are the same machine.
@@ -217,8 +218,15 @@ impl Machine {
         self.capacity.saturating_sub(self.disk.used())
     }
 
-    fn append(&mut self, (ino, path): (Ino, &Path), at: u64, bytes: &[u8]) -> io::Result<()> {
-        if let Err(error) = self.admit(Operation::Append, path) {
+    /// An append, or zeros behind the end.
+    fn write(
+        &mut self,
+        operation: Operation,
+        (ino, path): (Ino, &Path),
+        at: u64,
+        bytes: &[u8],
+    ) -> io::Result<()> {
+        if let Err(error) = self.admit(operation, path) {
             // A write that fails may have been done in part.
             if self.on {
                 let part = self.rng.usize(0..=bytes.len());
@@ -351,7 +359,7 @@ struct SimWriteFile {
 impl SimWriteFile {
     fn guard(&self, act: impl FnOnce(&mut Machine) -> io::Result<()>) -> io::Result<()> {
         if self.broken.load(Ordering::Acquire) {
-            return Err(io::Error::other("an earlier write or sync of this file failed"));
+            return Err(broken());
         }
         act(&mut self.fs.locked()).inspect_err(|_| self.broken.store(true, Ordering::Release))
     }
@@ -361,7 +369,8 @@ impl WriteFile for SimWriteFile {
     fn append(&self, parts: &[io::IoSlice<'_>]) -> io::Result<()> {
         let bytes: Vec<u8> = parts.iter().flat_map(|part| part.iter().copied()).collect();
         let at = self.len();
-        self.guard(|machine| machine.append((self.ino, &self.path), at, &bytes))?;
+        let file = (self.ino, &*self.path);
+        self.guard(|machine| machine.write(Operation::Append, file, at, &bytes))?;
         self.len.store(at + u64_of(bytes.len()), Ordering::Release);
         Ok(())
     }
@@ -381,6 +390,16 @@ impl WriteFile for SimWriteFile {
         }
         machine.disk.reserve(self.ino, bytes);
         Ok(())
+    }
+
+    fn zero(&self, range: Range<u64>) -> io::Result<()> {
+        check_zero(&range, self.len())?;
+        if self.broken.load(Ordering::Acquire) {
+            return Err(broken());
+        }
+        let zeros = vec![0; usize_of(range.end.saturating_sub(range.start))];
+        let file = (self.ino, &*self.path);
+        self.fs.locked().write(Operation::Zero, file, range.start, &zeros)
     }
 }
 
