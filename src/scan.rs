@@ -218,7 +218,7 @@ fn place(
 ) -> Result<(), Stop> {
     match (direction, target, &range.end) {
         (Direction::Forward, Target::Start, _) => walk.seek(&range.start),
-        (Direction::Forward, Target::Key(key), _) => walk.seek(range.from_start(key)),
+        (Direction::Forward, Target::Key(key), _) => walk.seek(range.clamped(key)),
         (Direction::Backward, Target::Start, None) => walk.rewind(),
         (Direction::Backward, Target::Start, Some(end)) => walk.seek(end),
         (Direction::Backward, Target::Key(key), None) => walk.seek(key),

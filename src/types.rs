@@ -135,7 +135,7 @@ impl KeyRange {
 
     /// `key`, or the start of the range if that lies behind it.
     #[inline]
-    pub(crate) fn from_start<'k>(&'k self, key: &'k [u8]) -> &'k [u8] {
+    pub(crate) fn clamped<'k>(&'k self, key: &'k [u8]) -> &'k [u8] {
         if self.is_from_start(key) { key } else { &self.start }
     }
 

@@ -316,7 +316,7 @@ impl Table {
         fetch.filtered = true;
         let bounds = self.bounds.before(key);
         let first = bounds / 2;
-        if bounds % 2 == 0 && !self.begins_with(first, key) {
+        if bounds.is_multiple_of(2) && !self.begins_with(first, key) {
             return Ok(None);
         }
         let wanted = Wanted { key, hash, snapshot, first };

@@ -327,7 +327,7 @@ impl Cursor for TableCursor {
         let moved = match self.direction {
             Direction::Forward => {
                 let range = self.range.clone();
-                self.seek_forward(range.from_start(key))
+                self.seek_forward(range.clamped(key))
             }
             Direction::Backward => {
                 let end = self.range.end.clone();
