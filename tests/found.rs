@@ -15,8 +15,9 @@ use nori_lsm::env::{Blocking, Env, Fs};
 use nori_lsm::observe::{Counter, Gauge, Histogram, Labels, Meter, NoopMeter, VizEvent};
 use nori_lsm::{
     ATLLConfig, Component, Durability, Error, HealthState, Level, LsmEngine, MemtableConfig,
-    WalConfig, WriteOptions,
+    Result, WalConfig, WriteOptions,
 };
+use tokio::task::JoinHandle;
 use world::{History, config, in_paused_time, is_corrupt, open, read_all, use_normally};
 
 /// Counts plans.
@@ -75,22 +76,28 @@ fn slow(fs: &SimFs, seed: u64) -> Env {
     Env { blocking, ..sim_env(fs, VirtualClock::default()) }
 }
 
+/// An engine in the middle of a flush on a slow disk, whose manifest keeper was killed at one moment of it.
+async fn keeper_killed(fs: &SimFs, moment: u64) -> (LsmEngine, History, JoinHandle<Result<()>>) {
+    let engine = LsmEngine::open_in(config(), slow(fs, moment)).await.unwrap();
+    let mut history = History::default();
+    for i in 0..30 {
+        history.write(&engine, History::mixed(i), Durability::Os).await.unwrap();
+    }
+    let flushing = tokio::spawn({
+        let engine = engine.clone();
+        async move { engine.flush().await }
+    });
+    tokio::time::sleep(Duration::from_millis(moment * 5)).await;
+    engine.kill(Component::ManifestKeeper);
+    (engine, history, flushing)
+}
+
 #[test]
 fn an_edit_whose_keeper_died_before_it_was_published_is_made_once_or_not_at_all() {
     for millis in 0..60 {
         in_paused_time(async move {
             let fs = SimFs::new(millis);
-            let engine = LsmEngine::open_in(config(), slow(&fs, millis)).await.unwrap();
-            let mut history = History::default();
-            for i in 0..30 {
-                history.write(&engine, History::mixed(i), Durability::Os).await.unwrap();
-            }
-            let flushing = tokio::spawn({
-                let engine = engine.clone();
-                async move { engine.flush().await }
-            });
-            tokio::time::sleep(Duration::from_millis(millis * 5)).await;
-            engine.kill(Component::ManifestKeeper);
+            let (engine, history, flushing) = keeper_killed(&fs, millis).await;
             // It may have been told of the death.
             drop(flushing.await.unwrap());
             engine.flush().await.unwrap();
@@ -109,17 +116,7 @@ fn whoever_opens_a_directory_is_not_disturbed_by_jobs_of_the_engine_before() {
     for millis in 0..60 {
         in_paused_time(async move {
             let fs = SimFs::new(millis);
-            let engine = LsmEngine::open_in(config(), slow(&fs, millis)).await.unwrap();
-            let mut history = History::default();
-            for i in 0..30 {
-                history.write(&engine, History::mixed(i), Durability::Os).await.unwrap();
-            }
-            let flushing = tokio::spawn({
-                let engine = engine.clone();
-                async move { engine.flush().await }
-            });
-            tokio::time::sleep(Duration::from_millis(millis * 5)).await;
-            engine.kill(Component::ManifestKeeper);
+            let (engine, mut history, flushing) = keeper_killed(&fs, millis).await;
             tokio::task::yield_now().await;
             flushing.abort();
             drop(flushing.await);

@@ -244,7 +244,7 @@ fn begin(shared: &Shared, version: &Version) -> Result<ManifestLog> {
 }
 
 /// Publishes a version, and tells everyone. Returns the tables that are new in it.
-fn publish(shared: &Arc<Shared>, version: Arc<Version>) -> Vec<Arc<Table>> {
+pub(super) fn publish(shared: &Arc<Shared>, version: Arc<Version>) -> Vec<Arc<Table>> {
     let view = shared.views.load_full();
     let before = Arc::clone(&view.tree);
     let tree = Arc::new(Tree::new(version, Some(&before), &shared.store));
@@ -286,7 +286,7 @@ fn emit_guards(shared: &Shared, ops: &[EditOp]) {
 }
 
 /// Deletes dead tables that nobody reads any more; the others wait for the next sweep.
-async fn sweep(shared: &Arc<Shared>) {
+pub(super) async fn sweep(shared: &Arc<Shared>) {
     shared.sweeping.store(true, Ordering::Release);
     let free = take_free(shared);
     remove(shared, free).await;
