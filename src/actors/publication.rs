@@ -55,7 +55,9 @@ struct Reader {
 impl World {
     fn new() -> Self {
         let env = sim_env(&SimFs::new(1), VirtualClock::default());
-        let config = ATLLConfig { seed: 1, ..Default::default() };
+        let mut config = ATLLConfig { seed: 1, ..Default::default() };
+        // A reader finds the table that it needs closed, and has to open its file.
+        config.resources.open_files = 1;
         let recovered = recover(&env, &config).unwrap();
         let Recovered { lock, store, version, manifest, segment, report, .. } = recovered;
         let tree = Arc::new(Tree::new(Arc::new(version), None, &store));
