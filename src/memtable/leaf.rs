@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use bytes::Bytes;
 
 use super::arena::{Arena, Id};
+use crate::format::coding;
 use crate::types::{SeqNo, ValueKind};
 
 /// Entries of a leaf: what the four bits of a place in [`Order`] can number, and the count beside them.
@@ -50,19 +51,11 @@ impl Probe<'_> {
     }
 }
 
-/// Eight bytes of `key` behind the first `skip` as a number, padded with zeros: sorted like the keys wherever two differ, among keys
-/// that have those first bytes in common.
+/// The [head](coding::head_of) of `key` behind the first `skip` bytes: sorted like the keys wherever two differ, among keys that
+/// have those first bytes in common.
 #[inline]
 pub(super) fn head_of(key: &[u8], skip: usize) -> u64 {
-    let rest = key.get(skip..).unwrap_or_default();
-    if let Some(eight) = rest.first_chunk() {
-        return u64::from_be_bytes(*eight);
-    }
-    let mut head = [0; 8];
-    if let Some(front) = head.get_mut(..rest.len()) {
-        front.copy_from_slice(rest);
-    }
-    u64::from_be_bytes(head)
+    coding::head_of(key.get(skip..).unwrap_or_default())
 }
 
 /// [`head_of`] the key of an entry.
@@ -125,7 +118,7 @@ impl Bounds {
     pub(super) fn common_prefix(self, entries: &Arena<Entry>) -> Option<usize> {
         let key = |id: Option<Id>| Some(&entries.get(id?)?.at.key);
         let (low, high) = (key(self.low)?, key(self.high)?);
-        Some(low.iter().zip(high).take_while(|(low, high)| low == high).count())
+        Some(coding::common_prefix(low, high))
     }
 }
 
