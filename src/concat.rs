@@ -16,6 +16,9 @@ pub(crate) trait Parts: Send {
     /// The part that holds `key` if any does; else the last one before it, or the first.
     fn part_of(&self, key: &[u8]) -> usize;
 
+    /// Whether no part has this key: see [`Cursor::lacks`].
+    fn lacks(&self, key: &[u8], hash: u64) -> bool;
+
     /// Opens a part, in the direction of the walk. REQUIRES: `part < len()`.
     fn open(&self, part: usize) -> Self::Cursor;
 }
@@ -98,6 +101,10 @@ impl<P: Parts> Cursor for Concat<P> {
     fn seek(&mut self, key: &[u8]) -> Result<(), Stop> {
         let part = Some(self.parts.part_of(key)).filter(|part| *part < self.parts.len());
         self.place(part, Step::Seek(key.to_vec()))
+    }
+
+    fn lacks(&self, key: &[u8], hash: u64) -> bool {
+        self.parts.lacks(key, hash)
     }
 
     fn advance(&mut self) -> Result<(), Stop> {
@@ -190,6 +197,10 @@ mod tests {
         fn part_of(&self, key: &[u8]) -> usize {
             // Part i holds the keys from 10 i on.
             usize::from(key[0] / 10).min(self.lists.len().saturating_sub(1))
+        }
+
+        fn lacks(&self, key: &[u8], _hash: u64) -> bool {
+            !self.lists.iter().any(|list| list.contains(&key[0]))
         }
 
         fn open(&self, part: usize) -> Part {

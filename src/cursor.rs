@@ -64,6 +64,15 @@ pub(crate) trait Cursor: Send {
     /// Forward: moves to the first entry whose key is `key` or greater. Backward: to the last entry whose key is less.
     fn seek(&mut self, key: &[u8]) -> Result<(), Stop>;
 
+    /// Whether nothing has this key, as bounds and filters tell without a look at entries; `hash`: [`hash_key`] of it.
+    ///
+    /// What is inserted later is newer than what any reader of this cursor sees.
+    ///
+    /// [`hash_key`]: crate::types::hash_key
+    fn lacks(&self, _key: &[u8], _hash: u64) -> bool {
+        false
+    }
+
     /// Moves to the next entry. REQUIRES: `entry` is `Some`.
     fn advance(&mut self) -> Result<(), Stop>;
 

@@ -3,6 +3,9 @@
 //! [`Merge`] keeps its sources in a binary heap by their current entries. [`Visible`] walks a merge and shows, for each key, the
 //! newest version up to a snapshot, unless that is a tombstone or has expired.
 //!
+//! A forward seek to a key that some source holds costs the others nothing but a look at their filters: those that lack the key are
+//! placed when the walk goes on behind it. Whoever takes one entry reads one block, however many runs there are.
+//!
 //! Invariant: no two sources hold the same version (key and SeqNo), so the order never depends on the place of a source.
 
 use std::cmp::Ordering;
@@ -10,7 +13,7 @@ use std::cmp::Ordering;
 use bytes::Bytes;
 
 use crate::cursor::{Cursor, EntryRef, Stop};
-use crate::types::{Direction, KeyRange, SeqNo, ValueKind};
+use crate::types::{Direction, KeyRange, SeqNo, ValueKind, hash_key};
 
 /// Steps that a reader takes in one turn: some 50 us of work.
 const TURN: u32 = 512;
@@ -21,6 +24,10 @@ pub(crate) struct Merge<C> {
     direction: Direction,
     /// Sources that have an entry; a binary heap, the next entry in front.
     heap: Vec<usize>,
+    /// The key of the last seek, if there are sources that lack it and are not placed yet.
+    sought: Vec<u8>,
+    /// Those sources.
+    late: Vec<usize>,
     /// A rewind (`None`) or seek that was stopped, and how many sources it has done.
     stopped: Option<(Option<Vec<u8>>, usize)>,
 }
@@ -28,16 +35,27 @@ pub(crate) struct Merge<C> {
 impl<C: Cursor> Merge<C> {
     /// `sources` all walk in `direction`. They need not be placed yet.
     pub(crate) fn new(sources: Vec<C>, direction: Direction) -> Self {
-        Self { heap: Vec::with_capacity(sources.len()), sources, direction, stopped: None }
+        let heap = Vec::with_capacity(sources.len());
+        Self { heap, sources, direction, sought: Vec::new(), late: Vec::new(), stopped: None }
     }
 
     /// Places every source, going on where the same placement was stopped before.
     fn place(&mut self, target: Option<&[u8]>) -> Result<(), Stop> {
         let mut done = match self.stopped.take() {
             Some((same, done)) if same.as_deref() == target => done,
-            _ => 0,
+            _ => {
+                self.late.clear();
+                0
+            }
         };
+        let forward = self.direction == Direction::Forward && self.sources.len() > 1;
+        let wanted = target.filter(|_| forward).map(|key| (key, hash_key(key)));
         while let Some(source) = self.sources.get_mut(done) {
+            if wanted.is_some_and(|(key, hash)| source.lacks(key, hash)) {
+                self.late.push(done);
+                done += 1;
+                continue;
+            }
             let placed = match target {
                 None => source.rewind(),
                 Some(key) => source.seek(key),
@@ -48,12 +66,46 @@ impl<C: Cursor> Merge<C> {
             }
             done += 1;
         }
+        let placed = (0..self.sources.len()).filter(|i| !self.late.contains(i));
         self.heap.clear();
-        self.heap.extend((0..self.sources.len()).filter(|&i| self.sources[i].entry().is_some()));
+        self.heap.extend(placed.filter(|&i| self.sources[i].entry().is_some()));
         for parent in (0..self.heap.len() / 2).rev() {
             self.sift_down(parent);
         }
+        let Some(key) = target.filter(|_| !self.late.is_empty()) else { return Ok(()) };
+        self.sought.clear();
+        self.sought.extend_from_slice(key);
+        if self.entry().is_some_and(|entry| entry.key == key) {
+            return Ok(());
+        }
+        self.place_late().inspect_err(|_| self.stopped = Some((Some(self.sought.clone()), done)))
+    }
+
+    /// Places the sources that lack the key that was sought, each at the first key behind it.
+    fn place_late(&mut self) -> Result<(), Stop> {
+        while let Some(&last) = self.late.last() {
+            let source = &mut self.sources[last];
+            source.seek(&self.sought)?;
+            // A memtable may have got the key since, in a version that nobody here sees.
+            while source.entry().is_some_and(|entry| entry.key == self.sought) {
+                source.advance()?;
+            }
+            self.late.pop();
+            if self.sources[last].entry().is_some() {
+                self.heap.push(last);
+                self.sift_up(self.heap.len() - 1);
+            }
+        }
         Ok(())
+    }
+
+    fn sift_up(&mut self, mut child: usize) {
+        while let Some(parent) = child.checked_sub(1).map(|before| before / 2)
+            && self.is_before(child, parent)
+        {
+            self.heap.swap(child, parent);
+            child = parent;
+        }
     }
 
     fn sift_down(&mut self, mut parent: usize) {
@@ -95,6 +147,7 @@ impl<C: Cursor> Cursor for Merge<C> {
     }
 
     fn advance(&mut self) -> Result<(), Stop> {
+        self.place_late()?;
         let Some(&top) = self.heap.first() else { return Ok(()) };
         self.sources[top].advance()?;
         if self.sources[top].entry().is_none() {
@@ -307,6 +360,11 @@ mod tests {
             Ok(())
         }
 
+        fn lacks(&self, key: &[u8], _hash: u64) -> bool {
+            // Like a filter: some keys pass that are not there.
+            !key.iter().any(|byte| byte % 3 == 0) && self.entries.iter().all(|e| e.0 != key)
+        }
+
         fn advance(&mut self) -> Result<(), Stop> {
             self.step()?;
             self.at += 1;
@@ -417,6 +475,39 @@ mod tests {
             );
         }
     }
+    #[test]
+    fn a_seek_to_a_key_places_those_that_have_it_and_the_others_when_it_goes_on() {
+        let entry = |key: u8, seq| (vec![key], SeqNo(seq), ValueKind::Put);
+        let lists = [
+            vec![entry(1, 1), entry(5, 2)],
+            vec![entry(4, 3), entry(8, 4)],
+            vec![entry(4, 5), entry(7, 6)],
+        ];
+        let cursors = lists.map(|list| ListCursor::new(list, Direction::Forward, usize::MAX));
+        let mut merge = Merge::new(cursors.into(), Direction::Forward);
+        let steps = |merge: &Merge<ListCursor>| -> Vec<usize> {
+            merge.sources.iter().map(|source| source.steps).collect()
+        };
+        retry(|| merge.seek(&[4]));
+        assert_eq!(merge.entry().map(|entry| entry.seq), Some(SeqNo(5)));
+        assert_eq!(steps(&merge), [0, 1, 1]);
+
+        // What lacked the key has it now, as a memtable may: too new for this walk.
+        merge.sources[0].entries = vec![entry(1, 1), entry(4, 9), entry(5, 2)];
+        let rest = std::iter::from_fn(|| {
+            retry(|| merge.advance());
+            merge.entry().map(|entry| entry.seq.0)
+        });
+        assert_eq!(rest.collect::<Vec<_>>(), [3, 2, 6, 4]);
+
+        retry(|| merge.seek(&[2]));
+        assert_eq!(
+            merge.entry().map(|entry| entry.seq),
+            Some(SeqNo(9)),
+            "nobody has it: all are placed"
+        );
+    }
+
     #[test]
     fn a_step_past_many_hidden_entries_is_many_turns() {
         let count = 10 * TURN;

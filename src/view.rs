@@ -274,6 +274,11 @@ impl Parts for Slices {
         self.slices.partition_point(|(range, _)| range.start[..] <= *key).saturating_sub(1)
     }
 
+    fn lacks(&self, key: &[u8], hash: u64) -> bool {
+        let slice = self.slices.get(self.part_of(key));
+        slice.is_none_or(|(range, table)| !range.contains(key) || table.lacks(key, hash))
+    }
+
     fn open(&self, part: usize) -> TableCursor {
         let (range, table) = &self.slices[part];
         let Walk { direction, access, fill_cache } = self.walk;
@@ -302,6 +307,13 @@ impl Parts for Slots {
         let slot = self.level.slot_of(key);
         slot.clamp(self.within.start, self.within.end.saturating_sub(1).max(self.within.start))
             - self.within.start
+    }
+
+    fn lacks(&self, key: &[u8], hash: u64) -> bool {
+        let slot = self.level.slots.get(self.level.slot_of(key));
+        let mut tables =
+            slot.iter().flat_map(|slot| slot.runs.iter()).filter_map(|run| run.table_of(key));
+        tables.all(|table| table.lacks(key, hash))
     }
 
     fn open(&self, part: usize) -> SlotCursor {
@@ -383,6 +395,10 @@ impl Cursor for Source {
 
     fn seek(&mut self, key: &[u8]) -> Result<(), Stop> {
         each!(self, source => source.seek(key))
+    }
+
+    fn lacks(&self, key: &[u8], hash: u64) -> bool {
+        each!(self, source => source.lacks(key, hash))
     }
 
     fn advance(&mut self) -> Result<(), Stop> {

@@ -162,6 +162,10 @@ impl Cursor for MemtableCursor {
         Ok(())
     }
 
+    fn lacks(&self, _key: &[u8], hash: u64) -> bool {
+        !self.memtable.filter.may_contain(hash)
+    }
+
     fn advance(&mut self) -> Result<(), Stop> {
         self.walk.advance(&self.memtable.tree);
         Ok(())

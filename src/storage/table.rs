@@ -383,6 +383,23 @@ impl Table {
         }
     }
 
+    /// Whether nothing here has `key`, as bounds and filter tell; `hash`: [`hash_key`] of it. `false` if that would have to wait.
+    pub(crate) fn lacks(self: &Arc<Self>, key: &[u8], hash: u64) -> bool {
+        let bounds = self.bounds.before(key);
+        let index = bounds / 2;
+        if bounds.is_multiple_of(2) && !self.begins_with(index, key) {
+            return true;
+        }
+        if self.key_continues && self.begins_with(index + 1, key) {
+            return false;
+        }
+        let tables = self.cache.open_tables();
+        let Some(open) = self.open_in(&tables) else { return false };
+        open.mark();
+        let filter = self.filter(open, index, &mut Fetch::new(Access::Try, true));
+        filter.is_ok_and(|filter| filter.is_some_and(|filter| !filter.may_contain(hash)))
+    }
+
     /// Whether `key` is the first one of a section.
     #[cold]
     fn begins_with(&self, index: usize, key: &[u8]) -> bool {
