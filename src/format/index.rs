@@ -97,11 +97,16 @@ fn put_u32(out: &mut Vec<u8>, value: usize) {
     out.extend_from_slice(&u32::try_from(value).unwrap_or(u32::MAX).to_le_bytes());
 }
 
+/// Heads between two that a search looks at first: two cache lines.
+const STRIDE: usize = 16;
+
 /// A leaf index, searched in place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct LeafIndex {
     payload: Bytes,
     n: usize,
+    /// Every [`STRIDE`]-th head. Those of all sections are few enough to stay in the processor's cache.
+    coarse: Box<[u64]>,
     key_continues: bool,
     prefix: Range<usize>,
     heads: Range<usize>,
@@ -118,7 +123,9 @@ impl LeafIndex {
         let prefix_len = usize::from(reader.u16(what)?);
         let flags = reader.u16(what)?;
         let (prefix, _) = take(&mut reader, 1, prefix_len)?;
-        let (heads, _) = take(&mut reader, n, 8)?;
+        let (heads, words) = take(&mut reader, n, 8)?;
+        let words = words.as_chunks().0.iter().step_by(STRIDE);
+        let coarse = words.map(|head| u64::from_le_bytes(*head)).collect();
         let (block_offs, blocks) = take(&mut reader, n + 1, 4)?;
         let (key_offs, keys) = take(&mut reader, n + 1, 4)?;
         let suffix_len = u64_of(reader.rest().len());
@@ -138,7 +145,7 @@ impl LeafIndex {
             return Err(Damage { offset: 0, expected: what });
         }
         let key_continues = flags & KEY_CONTINUES != 0;
-        Ok(Self { payload, n, key_continues, prefix, heads, block_offs, key_offs })
+        Ok(Self { payload, n, coarse, key_continues, prefix, heads, block_offs, key_offs })
     }
 
     /// Number of data blocks of the section; at least 1.
@@ -161,7 +168,7 @@ impl LeafIndex {
 
     /// Bytes in memory.
     pub(crate) const fn memory(&self) -> usize {
-        self.payload.len() + size_of::<Self>()
+        self.payload.len() + size_of_val(&*self.coarse) + size_of::<Self>()
     }
 
     /// The first block that can hold the newest versions of `key`, or the first key behind it.
@@ -208,14 +215,26 @@ impl LeafIndex {
         let Some(rest) = key.strip_prefix(prefix) else {
             return if key < prefix { 0 } else { self.n };
         };
-        let heads = self.payload.get(self.heads.clone()).unwrap_or_default().as_chunks::<8>().0;
+        let heads = self.slice(&self.heads).as_chunks::<8>().0;
         let head = head_of(rest);
-        let mut low = heads.partition_point(|other| u64::from_le_bytes(*other) < head);
-        let equal = heads.get(low..).unwrap_or_default();
-        let mut high = low + equal.partition_point(|other| u64::from_le_bytes(*other) == head);
+        // The first that is not less is behind the last coarse one that is, and not behind the next.
+        let coarse = self.coarse.partition_point(|other| *other < head);
+        let start = coarse.saturating_sub(1) * STRIDE;
+        let fine = heads.get(start..self.n.min(coarse * STRIDE)).unwrap_or_default();
+        let low = start + fine.partition_point(|other| u64::from_le_bytes(*other) < head);
+        if heads.get(low) != Some(&head.to_le_bytes()) {
+            return low;
+        }
+        self.partition_ties(low, head, |suffix| before(suffix.cmp(rest)))
+    }
+
+    /// [`partition`](Self::partition) among the separators with this head; `low` is the first of them.
+    fn partition_ties(&self, mut low: usize, head: u64, before: impl Fn(&[u8]) -> bool) -> usize {
+        let ties = self.slice(&self.heads).as_chunks().0.get(low..).unwrap_or_default();
+        let mut high = low + ties.partition_point(|other| u64::from_le_bytes(*other) == head);
         while low < high {
             let middle = usize::midpoint(low, high);
-            if self.suffix(middle).is_some_and(|suffix| before(suffix.cmp(rest))) {
+            if self.suffix(middle).is_some_and(&before) {
                 low = middle + 1;
             } else {
                 high = middle;

@@ -544,13 +544,17 @@ impl BlockSource {
 
     /// Whether some key of the block may be at or behind the end of the range.
     fn ends_in(&self, spot: Spot, range: &KeyRange) -> Result<bool, Stop> {
-        let Some(end) = &range.end else { return Ok(false) };
-        let next = self.leaf(spot.section, |leaf| leaf.compare_separator(spot.block + 1, end))?;
-        let last = || {
-            let section = self.table.meta().sections.get(spot.section);
-            section.map_or(Ordering::Greater, |section| section.max_key.cmp(end))
+        let Some(end) = range.end.as_ref().filter(|end| self.reaches(spot.section, end)) else {
+            return Ok(false);
         };
-        Ok(next.unwrap_or_else(last) != Ordering::Less)
+        let next = self.leaf(spot.section, |leaf| leaf.compare_separator(spot.block + 1, end))?;
+        Ok(next != Some(Ordering::Less))
+    }
+
+    /// Whether a section has keys at or behind `end`.
+    fn reaches(&self, section: usize, end: &[u8]) -> bool {
+        let section = self.table.meta().sections.get(section);
+        section.is_none_or(|section| section.max_key[..] >= *end)
     }
 
     /// Whether the block may hold a key before the end of the range.
@@ -577,7 +581,8 @@ impl BlockSource {
         let table = &self.table;
         self.leaf(spot.section, |leaf| match self.direction {
             Direction::Forward => {
-                let end = range.end.as_ref().map_or(usize::MAX, |end| leaf.find_before(end));
+                let end = range.end.as_ref().filter(|end| self.reaches(spot.section, end));
+                let end = end.map_or(usize::MAX, |end| leaf.find_before(end));
                 let last = end.clamp(spot.block, leaf.n_blocks().saturating_sub(1));
                 let last = table.extent(spot.section, leaf, last).unwrap_or(extent);
                 let end = last.offset.saturating_add(u64_of(last.len));
