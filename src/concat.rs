@@ -107,19 +107,25 @@ impl<P: Parts> Cursor for Concat<P> {
         self.parts.lacks(key, hash)
     }
 
+    #[inline]
     fn advance(&mut self) -> Result<(), Stop> {
         if self.placing.is_none()
             && let Some((_, cursor)) = &mut self.open
         {
             cursor.advance()?;
+            if cursor.entry().is_some() {
+                return Ok(());
+            }
         }
         self.settle()
     }
 
+    #[inline]
     fn entry(&self) -> Option<EntryRef<'_>> {
         self.open.as_ref().and_then(|(_, cursor)| cursor.entry())
     }
 
+    #[inline]
     fn value(&self) -> Bytes {
         self.open.as_ref().map(|(_, cursor)| cursor.value()).unwrap_or_default()
     }

@@ -108,6 +108,7 @@ impl<C: Cursor> Merge<C> {
         }
     }
 
+    #[inline]
     fn sift_down(&mut self, mut parent: usize) {
         loop {
             let left = 2 * parent + 1;
@@ -126,6 +127,7 @@ impl<C: Cursor> Merge<C> {
     }
 
     /// Whether the source at heap place `a` comes before the one at `b`.
+    #[inline]
     fn is_before(&self, a: usize, b: usize) -> bool {
         let entry = |place: usize| self.sources[self.heap[place]].entry();
         let (Some(a), Some(b)) = (entry(a), entry(b)) else { return false };
@@ -146,6 +148,7 @@ impl<C: Cursor> Cursor for Merge<C> {
         self.place(Some(key))
     }
 
+    #[inline]
     fn advance(&mut self) -> Result<(), Stop> {
         self.place_late()?;
         let Some(&top) = self.heap.first() else { return Ok(()) };
@@ -157,10 +160,12 @@ impl<C: Cursor> Cursor for Merge<C> {
         Ok(())
     }
 
+    #[inline]
     fn entry(&self) -> Option<EntryRef<'_>> {
         self.heap.first().and_then(|&top| self.sources[top].entry())
     }
 
+    #[inline]
     fn value(&self) -> Bytes {
         self.heap.first().map(|&top| self.sources[top].value()).unwrap_or_default()
     }
@@ -248,6 +253,7 @@ impl<C: Cursor> Visible<C> {
         }
     }
 
+    #[inline]
     fn advance(&mut self) -> Result<(), Stop> {
         self.advancing = true;
         self.cursor.advance()?;

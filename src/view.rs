@@ -343,16 +343,19 @@ impl Cursor for SlotCursor {
         self.merge.seek(key)
     }
 
+    #[inline]
     fn advance(&mut self) -> Result<(), Stop> {
         self.merge.advance()?;
         self.items += 1;
         Ok(())
     }
 
+    #[inline]
     fn entry(&self) -> Option<EntryRef<'_>> {
         self.merge.entry()
     }
 
+    #[inline]
     fn value(&self) -> bytes::Bytes {
         self.merge.value()
     }
@@ -401,14 +404,17 @@ impl Cursor for Source {
         each!(self, source => source.lacks(key, hash))
     }
 
+    #[inline]
     fn advance(&mut self) -> Result<(), Stop> {
         each!(self, source => source.advance())
     }
 
+    #[inline]
     fn entry(&self) -> Option<EntryRef<'_>> {
         each!(self, source => source.entry())
     }
 
+    #[inline]
     fn value(&self) -> bytes::Bytes {
         each!(self, source => source.value())
     }

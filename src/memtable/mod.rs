@@ -166,16 +166,19 @@ impl Cursor for MemtableCursor {
         !self.memtable.filter.may_contain(hash)
     }
 
+    #[inline]
     fn advance(&mut self) -> Result<(), Stop> {
         self.walk.advance(&self.memtable.tree);
         Ok(())
     }
 
+    #[inline]
     fn entry(&self) -> Option<EntryRef<'_>> {
         let Entry { at, kind, .. } = self.walk.entry(&self.memtable.tree)?;
         Some(EntryRef { key: &at.key, seq: at.seq, kind: *kind })
     }
 
+    #[inline]
     fn value(&self) -> Bytes {
         self.walk.entry(&self.memtable.tree).map(|entry| entry.value.clone()).unwrap_or_default()
     }
