@@ -1,10 +1,10 @@
-//! Codecs of blocks: none, LZ4 and Zstandard, each behind its cargo feature.
+//! Codecs of blocks: none, LZ4 and Zstandard, the latter two behind cargo features. Every build reads LZ4.
 //!
 //! Format: docs/format.md#block-frame
 
 use crate::config::Compression;
 use crate::error::Damage;
-use crate::format::Unreadable;
+use crate::format::{Unreadable, lz4};
 
 /// Zstandard level: the library's default, a good ratio at a usable speed.
 #[cfg(feature = "zstd")]
@@ -116,23 +116,13 @@ pub(crate) fn decompress(
             raw.copy_from_slice(packed);
             raw_len
         }),
-        Compression::Lz4 => unpack_lz4(packed, &mut raw)?,
+        Compression::Lz4 => lz4::decompress(packed, &mut raw),
         Compression::Zstd => unpack_zstd(packed, &mut raw)?,
     };
     if written == Some(raw_len) {
         return Ok(raw);
     }
     Err(Damage { offset: 0, expected: "compressed block" }.into())
-}
-
-#[cfg(feature = "lz4")]
-fn unpack_lz4(packed: &[u8], raw: &mut [u8]) -> Result<Option<usize>, Unreadable> {
-    Ok(lz4_flex::block::decompress_into(packed, raw).ok())
-}
-
-#[cfg(not(feature = "lz4"))]
-fn unpack_lz4(_: &[u8], _: &mut [u8]) -> Result<Option<usize>, Unreadable> {
-    Err(Unreadable::Unsupported("LZ4 blocks: this build lacks the feature lz4"))
 }
 
 #[cfg(feature = "zstd")]

@@ -14,6 +14,7 @@ pub(crate) mod filter;
 pub(crate) mod footer;
 pub(crate) mod frame;
 pub(crate) mod index;
+mod lz4;
 pub(crate) mod manifest;
 pub(crate) mod props;
 pub(crate) mod wal;
