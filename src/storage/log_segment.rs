@@ -28,8 +28,10 @@ const WINDOW: usize = 1 << 20;
 
 /// Bytes per synced commit from which on zeros cost more than they save.
 const LARGE_COMMIT: u64 = 32 << 10;
-/// Zeros that are written at a time: as many as before, within these bounds, so that a log that is seldom synced gets few.
-const ZEROS: RangeInclusive<u64> = (64 << 10)..=(1 << 20);
+/// Zeros that are written at a time, in commits of the size of the one that writes them, within bounds: the commit waits for them,
+/// and a megabyte takes as long as twenty commits. Fewer would cost too many entries in the journal of the file system.
+const ZEROS: u64 = 8;
+const ZERO_BYTES: RangeInclusive<u64> = (32 << 10)..=(256 << 10);
 
 /// A segment that is being written. Thread-safe: one appends while another syncs.
 #[derive(Debug)]
@@ -52,8 +54,6 @@ pub(crate) struct LogSegment {
 struct Ahead {
     /// Offset up to which it was written, with zeros if with nothing else.
     end: u64,
-    /// Zeros written so far.
-    zeros: u64,
     /// Length of the segment at the last commit that was synced.
     committed: u64,
     /// Zeros could not be written: it does without.
@@ -139,15 +139,13 @@ impl LogSegment {
             return;
         }
         let start = ahead.end.max(len);
-        let end = self.room.min(start + ahead.zeros.clamp(*ZEROS.start(), *ZEROS.end()));
+        let zeros = (commit * ZEROS).clamp(*ZERO_BYTES.start(), *ZERO_BYTES.end());
+        let end = self.room.min(start + zeros);
         if start >= end {
             return;
         }
         match self.file.zero(start..end) {
-            Ok(()) => {
-                ahead.end = end;
-                ahead.zeros += end - start;
-            }
+            Ok(()) => ahead.end = end,
             Err(error) => {
                 ahead.given_up = true;
                 tracing::debug!(path = %self.path.display(), %error, "no zeros ahead of the log");
@@ -497,7 +495,7 @@ mod tests {
             commit(&segment, 1 + frames, 1, 1000);
             let ahead = written(&fs, &segment) - segment.len();
             assert!(ahead >= LARGE_COMMIT, "{frames}: {ahead}");
-            assert!(ahead <= 2 * LARGE_COMMIT + frames.max(64) * 1100, "{frames}: {ahead}");
+            assert!(ahead <= LARGE_COMMIT + ZERO_BYTES.start(), "{frames}: {ahead}");
         }
         let (frames, scan) = found(&fs, &segment);
         assert_eq!((frames, scan.end, scan.tail), (900, segment.len(), Tail::Clean));
