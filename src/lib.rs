@@ -53,6 +53,7 @@ pub use error::{Action, Error, Result};
 pub use jobs::recover::RecoveryReport;
 pub use jobs::repair::{RepairReport, Salvaged, diagnose, repair};
 pub use jobs::salvage::Lost;
+pub use jobs::unreadable::Unreadable;
 pub use jobs::verify::{VerifyReport, verify};
 pub use ledger::MemoryLedger;
 pub use quarantine::DamagedTable;

@@ -299,23 +299,23 @@ impl World {
         in_paused_time(async {
             let engine = match open(&fs, config()).await {
                 Ok(engine) => engine,
-                Err(error) => return self.blames(path, &error, &context()),
+                Err(error) => return self.blames((path, damage), &error, &context()),
             };
             let shown = Shown::by(&engine, &self.keys).await;
-            self.judge(path, &shown, &context());
+            self.judge((path, damage), &shown, &context());
             // Compactions read everything too, and must not make good data of bad.
             if context().len() % 4 == 0 {
                 drop(engine.compact_range(.., CompactionMode::Full).await);
                 let shown = Shown::by(&engine, &self.keys).await;
-                self.judge(path, &shown, &format!("{}, compacted", context()));
+                self.judge((path, damage), &shown, &format!("{}, compacted", context()));
             }
         });
         true
     }
 
     /// What is shown is what was written last. A log may be a prefix where nothing says that there had been more on disk.
-    fn judge(&self, path: &Path, shown: &Shown, context: &str) {
-        shown.errors().for_each(|error| self.blames(path, error, context));
+    fn judge(&self, (path, damage): (&Path, &Damage), shown: &Shown, context: &str) {
+        shown.errors().for_each(|error| self.blames((path, damage), error, context));
         let all = self.history.acked.len();
         let least = match (kind_of(path), self.history.durable == all) {
             (Kind::Log, true) => all - 1, // of the very last write nothing that follows says that it had been on disk
@@ -326,17 +326,34 @@ impl World {
         assert!(fits, "{context}: neither an error nor what was written");
     }
 
-    /// The error is damage, and names the file that is damaged, or one that is no longer explained.
-    fn blames(&self, path: &Path, error: &Error, context: &str) {
+    fn cut_between_records(&self, path: &Path, damage: &Damage) -> bool {
+        /// Format, number and checksum of the file; docs/format.md.
+        const HEADER: usize = 24;
+        let Damage::Truncate { at } = damage else { return false };
+        let bytes = &self.files[path];
+        let next = |end: &usize| {
+            let len = bytes.get(*end..)?.first_chunk::<4>()?;
+            Some(end + 8 + u32::from_le_bytes(*len) as usize)
+        };
+        std::iter::successors(Some(HEADER), next).any(|end| end == *at)
+    }
+
+    /// The error is damage, and names exactly the file that is damaged.
+    fn blames(&self, (path, damage): (&Path, &Damage), error: &Error, context: &str) {
         let Error::Corrupt { path: told, offset, .. } = error else {
             panic!("{context}: {error}");
         };
+        let gone = |told: &Path| !self.files.contains_key(told);
         let right = match kind_of(path) {
-            Kind::Log => kind_of(told) == Kind::Log,
+            Kind::Log => told == path,
             Kind::Table => told == path,
             // What the last record of a manifest said is missed in the log, or among the tables.
-            Kind::Manifest => true,
-            Kind::Current => told == path || kind_of(told) == Kind::Manifest,
+            // Cut between two records it looks as if it had always ended there. Then a file is missed that went with a record
+            // behind the cut, and nothing tells whether the record was lost or the file.
+            Kind::Manifest => {
+                told == path || (self.cut_between_records(path, damage) && gone(told))
+            }
+            Kind::Current => told == path,
         };
         assert!(right, "{context}: {error}");
         let len = self.files.get(told).map_or(0, Vec::len) as u64;

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use nori_lsm::env::sim::{SimFs, VirtualClock, sim_env};
+use nori_lsm::env::sim::{Fault, Operation, SimFs, Trouble, VirtualClock, sim_env};
 use nori_lsm::env::{Env, Fs};
 use nori_lsm::observe::{Counter, Gauge, Histogram, Labels, Meter, NoopMeter, VizEvent};
 use nori_lsm::{
@@ -292,6 +292,53 @@ fn the_scrubber_finds_within_an_interval_what_nobody_reads() {
     let took = found_after(Some(interval)).expect("found");
     assert!(took > Duration::ZERO && took <= interval, "{took:?}");
     assert_eq!(found_after(None), None, "without an interval nobody looks");
+}
+
+#[test]
+fn the_scrubber_keeps_still_while_writes_are_behind_and_comes_round_once_they_are_not() {
+    in_paused_time(async {
+        let fs = SimFs::new(10);
+        filled(&fs, config()).await.shutdown().await.unwrap();
+        let interval = Duration::from_secs(60);
+        let io = IoConfig { scrub_interval: Some(interval), ..Default::default() };
+        let resources = ResourceConfig { memtables_mib: 1, ..config().resources };
+        let seen = Arc::new(Seen::default());
+        let meter = Arc::clone(&seen) as Arc<dyn Meter>;
+        let env = Env { meter, ..sim_env(&fs, VirtualClock::default()) };
+        let config = ATLLConfig { io, resources, ..config() };
+        let engine = LsmEngine::open_in(config, env).await.unwrap();
+        let scrubbed = || seen.scrub_bytes.load(Ordering::Relaxed);
+        let pressure = || engine.pressure().borrow().value;
+        tokio::time::sleep(interval).await;
+        assert!(scrubbed() >= engine.stats().table_bytes && pressure() < 0.5);
+
+        // No table can be written: memtables pile up.
+        fs.inject(Fault::new(Trouble::Io).on(Operation::Create).at("/sst/"));
+        let mut n = 0;
+        while pressure() < 0.5 {
+            engine.put(key(n % KEYS), vec![7; 4000]).await.unwrap();
+            n += 1;
+            assert!(n < 1000, "no pressure: {}", pressure());
+        }
+        for table in tables(&fs) {
+            flip(&fs, &table, 3);
+        }
+        let before = scrubbed();
+        tokio::time::sleep(10 * interval).await;
+        assert!(pressure() >= 0.5, "it had to last");
+        assert_eq!(scrubbed(), before, "the disk is left to those who wait for it");
+        assert!(engine.health().damaged.is_empty());
+
+        fs.heal();
+        engine.flush().await.unwrap();
+        while pressure() >= 0.5 {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        let mut changes = engine.health_changes();
+        let found = changes.wait_for(|health| !health.damaged.is_empty());
+        tokio::time::timeout(interval, found).await.expect("it goes on").unwrap();
+        engine.shutdown().await.unwrap();
+    });
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use nori_lsm::env::Fs;
-use nori_lsm::env::sim::{SimFs, VirtualClock, sim_env};
+use nori_lsm::env::sim::{Fault, Operation, SimFs, Trouble, VirtualClock, sim_env};
 use nori_lsm::{ATLLConfig, Durability, MemtableConfig, RepairReport, diagnose, repair, verify};
 use world::{State, config, in_paused_time, is_corrupt, open, read_all};
 
@@ -315,5 +315,186 @@ fn a_power_cut_at_any_operation_of_a_repair_loses_nothing_more() {
             }
             assert!(cuts > 10, "{cuts}");
         }
+    });
+}
+
+/// Pages of a file, as a disk reads them.
+const PAGE: u64 = 4096;
+
+/// Tables and a log of several pages each.
+async fn paged(durability: Durability) -> (SimFs, ATLLConfig) {
+    let fs = SimFs::new(4);
+    let memtable = MemtableConfig { flush_trigger_bytes: 1 << 20, ..Default::default() };
+    let config = ATLLConfig { memtable, durability, ..config() };
+    let engine = open(&fs, config.clone()).await.unwrap();
+    for (from, to) in [(0, 200), (100, KEYS)] {
+        for n in from..to {
+            engine.put(key(n), value(n)).await.unwrap();
+        }
+        if to < KEYS {
+            engine.flush().await.unwrap();
+        }
+    }
+    (fs.kill(), config)
+}
+
+fn bad(path: &Path, bytes: std::ops::Range<u64>) -> Fault {
+    Fault::new(Trouble::Io).on(Operation::Read).at(path.to_str().unwrap()).over(bytes)
+}
+
+/// Repairs what the disk cannot read. Every piece is named, every file is kept as it was, and what was lost is among what is named.
+async fn repaired_around(fs: &SimFs, path: &Path) -> (RepairReport, State) {
+    let before = fs.read_all(path).unwrap();
+    let (report, state) = repaired(fs).await;
+    assert!(!report.is_sound() && !report.unreadable.is_empty(), "{report}");
+    for piece in &report.unreadable {
+        assert_eq!(piece.path, path, "{report}");
+        assert!(piece.error.contains("Input/output error"), "{report}");
+        let line = format!("{}: {} bytes at {} cannot", path.display(), piece.bytes, piece.offset);
+        assert!(report.to_string().contains(&line), "{line}: {report}");
+    }
+    let dir = report.moved_to.as_ref().unwrap();
+    assert!(report.moved.iter().any(|moved| moved == path), "{report}");
+    assert_eq!(fs.read_all(&dir.join(path.file_name().unwrap())).unwrap(), before);
+    (report, state)
+}
+
+fn everything() -> State {
+    (0..KEYS).map(|n| (key(n), value(n))).collect()
+}
+
+#[test]
+fn pages_of_a_table_that_cannot_be_read_are_lost_like_damage_and_named() {
+    in_paused_time(async {
+        let (sound, _) = paged(Durability::Sync).await;
+        let path = files(&sound, "sst").pop().unwrap();
+        let len = sound.read_all(&path).unwrap().len() as u64;
+        assert!(len > 2 * PAGE, "{len}");
+        for first in 0..len.div_ceil(PAGE) {
+            for end in [first * PAGE + 1, len] {
+                let fs = sound.fork();
+                fs.inject(bad(&path, first * PAGE..end));
+                let (report, state) = repaired_around(&fs, &path).await;
+                let [salvaged] = &report.salvaged[..] else { panic!("{report}") };
+                assert_eq!(report.unreadable[0].offset, first * PAGE, "{report}");
+                let gone = everything().into_keys().filter(|key| !state.contains_key(key));
+                for key in gone {
+                    assert!(salvaged.lost.iter().any(|lost| lost.keys.contains(&key)), "{report}");
+                }
+                assert!(state.len() >= 200, "the log is there: {}", state.len());
+                assert!(state.iter().all(|(key, value)| everything().get(key) == Some(value)));
+                if first > 0 {
+                    assert!(salvaged.entries > 0, "the front of it is left: {report}");
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn a_table_that_cannot_be_opened_is_lost_as_a_whole_and_kept() {
+    in_paused_time(async {
+        let (fs, _) = paged(Durability::Sync).await;
+        let path = files(&fs, "sst").pop().unwrap();
+        let unopened = Fault::new(Trouble::Io).on(Operation::Open);
+        fs.inject(unopened.at(path.to_str().unwrap()));
+        let (report, state) = repaired_around(&fs, &path).await;
+        assert_eq!(report.salvaged[0].entries, 0, "{report}");
+        assert_eq!(state, (100..KEYS).map(|n| (key(n), value(n))).collect());
+    });
+}
+
+#[test]
+fn a_log_keeps_what_comes_before_the_page_that_cannot_be_read() {
+    in_paused_time(async {
+        for durability in [Durability::Sync, Durability::Os] {
+            let (sound, _) = paged(durability).await;
+            let log = files(&sound, "wal").into_iter();
+            let log = log.max_by_key(|path| sound.read_all(path).unwrap().len()).unwrap();
+            let len = sound.read_all(&log).unwrap().len() as u64;
+            assert!(len > 2 * PAGE, "{len}");
+            let mut least = 200;
+            for page in 0..len.div_ceil(PAGE) {
+                let fs = sound.fork();
+                fs.inject(bad(&log, page * PAGE..page * PAGE + 1));
+                let (report, state) = repaired_around(&fs, &log).await;
+                assert!(report.log.is_some(), "{report}");
+                // In the log are 100 to 299; to 199 they are in the table too.
+                assert!((least..KEYS).contains(&state.len()), "{page}: {report}");
+                assert_eq!(state, (0..state.len()).map(|n| (key(n), value(n))).collect());
+                least = state.len();
+            }
+            assert!(least > 220, "{least}");
+        }
+    });
+}
+
+#[test]
+fn a_manifest_or_current_that_cannot_be_read_costs_nothing() {
+    in_paused_time(async {
+        let (sound, _) = paged(Durability::Sync).await;
+        let manifest = files(&sound, "manifest").pop().unwrap();
+        let len = sound.read_all(&manifest).unwrap().len() as u64;
+        for end in [1, len - 1, len] {
+            let fs = sound.fork();
+            fs.inject(bad(&manifest, end - 1..end));
+            let (report, state) = repaired_around(&fs, &manifest).await;
+            assert!(report.manifest.is_some() && report.rebuilt, "{report}");
+            assert_eq!(state, everything());
+        }
+        let fs = sound.fork();
+        fs.inject(Fault::new(Trouble::Io).on(Operation::Read).at("/db/CURRENT").times(9));
+        let (report, state) = repaired_around_current(&fs).await;
+        assert!(report.manifest.is_some() && !report.rebuilt, "{report}");
+        assert_eq!(report.unreadable[0].path, Path::new("/db/CURRENT"));
+        assert_eq!(state, everything());
+    });
+}
+
+/// Its file has a successor of the same name, which can be read.
+async fn repaired_around_current(fs: &SimFs) -> (RepairReport, State) {
+    let env = sim_env(fs, VirtualClock::default());
+    let report = repair(&small(), &env).await.unwrap();
+    fs.heal();
+    assert!(repair(&small(), &env).await.unwrap().is_sound(), "{report}");
+    let engine = open(fs, small()).await.expect("it opens");
+    let state = read_all(&engine).await.unwrap();
+    engine.shutdown().await.unwrap();
+    (report, state)
+}
+
+#[test]
+fn a_read_that_fails_once_is_tried_again_and_changes_nothing() {
+    in_paused_time(async {
+        let (sound, _) = paged(Durability::Sync).await;
+        for folder in ["/sst/", "/wal/", "/manifest/", "/CURRENT"] {
+            for after in 0..4 {
+                let fs = sound.fork();
+                fs.inject(
+                    Fault::new(Trouble::Io).on(Operation::Read).at(folder).after(after).once(),
+                );
+                let env = sim_env(&fs, VirtualClock::default());
+                let report = repair(&small(), &env).await.unwrap();
+                assert!(report.is_sound() && report.moved.is_empty(), "{report}");
+                fs.heal();
+                assert_eq!(repaired(&fs).await.1, everything());
+            }
+        }
+    });
+}
+
+#[test]
+fn a_look_at_what_cannot_be_read_now_changes_nothing_and_says_what_a_repair_would_lose() {
+    in_paused_time(async {
+        let (fs, _) = paged(Durability::Sync).await;
+        let env = sim_env(&fs, VirtualClock::default());
+        let path = files(&fs, "sst").pop().unwrap();
+        fs.inject(bad(&path, 0..PAGE));
+        let report = diagnose(&small(), &env).await.unwrap();
+        assert_eq!(report.unreadable[0].path, path, "{report}");
+        fs.heal();
+        let (report, state) = repaired(&fs).await;
+        assert!(report.is_sound(), "it could be read again: {report}");
+        assert_eq!(state, everything());
     });
 }

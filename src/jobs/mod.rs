@@ -8,6 +8,7 @@ pub(crate) mod recover;
 pub(crate) mod repair;
 pub(crate) mod retain;
 pub(crate) mod salvage;
+pub(crate) mod unreadable;
 pub(crate) mod verify;
 
 use std::sync::Arc;

@@ -25,10 +25,15 @@ use crate::memtable::Memtable;
 use crate::observe::{VizEvent, WalKind};
 use crate::storage::layout::{FileKind, Found, Layout};
 use crate::storage::log_segment::{LogSegment, Opening, Scan, SegmentReader, Tail};
-use crate::storage::manifest::{ManifestLog, read_current};
+use crate::storage::manifest::{ManifestLog, ManifestReport, read_current};
 use crate::storage::store::Store;
 use crate::types::{FileId, SeqNo, u64_of};
 use crate::version::Version;
+
+const TABLE_GONE: &str = "a table that the manifest names";
+const SEGMENT_GONE: &str = "a log segment that a later one follows";
+/// What is expected where a whole file is missing.
+const GONE: [&str; 2] = [TABLE_GONE, SEGMENT_GONE];
 
 /// What opening a database found and did.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -109,18 +114,19 @@ pub(crate) fn recover(env: &Env, config: &ATLLConfig) -> Result<Recovered> {
     let mut report = RecoveryReport::default();
     let found = read_current(&*env.fs, &layout, config.max_levels)?;
     report.created = found.is_none();
-    let mut version = match found {
+    let (mut version, manifest) = match found {
         Some((_, version, manifest)) => {
             report.manifest_edits = manifest.edits;
             report.manifest_torn_bytes = manifest.torn_bytes;
-            version
+            (version, Some(manifest))
         }
-        None => Version::empty(config.max_levels),
+        None => (Version::empty(config.max_levels), None),
     };
     report.tables = version.tables.len();
-    check_tables(env, &layout, &version)?;
+    let blamed = |error| blame(error, manifest.as_ref());
+    check_tables(env, &layout, &version).map_err(blamed)?;
     let mut log = LogReplay::new(env, &layout, config, (&version, Purpose::Open));
-    let previous = log.replay(&mut report)?;
+    let previous = log.replay(&mut report).map_err(blamed)?;
     report.last_seq = SeqNo(log.expected.0.saturating_sub(1));
     let (memtables, replayed) = (log.memtables, log.replayed);
 
@@ -172,6 +178,20 @@ pub(crate) fn take_lock(env: &Env, layout: &Layout) -> Result<Box<dyn Any + Send
     }
 }
 
+/// Names the file that is damaged where a whole one is missing. Files go only once a record of the manifest that does without them
+/// is durable: so if its end is torn, that record is what is missing, unless a crash tore another one just then. If it ends
+/// with a whole record, nothing tells a lost file from a lost record.
+fn blame(error: Error, manifest: Option<&ManifestReport>) -> Error {
+    let missing = matches!(&error, Error::Corrupt { expected, .. } if GONE.contains(expected));
+    match manifest.filter(|manifest| missing && manifest.torn_bytes > 0) {
+        Some(ManifestReport { path, end, .. }) => {
+            tracing::error!(%error, "the manifest is torn where it would say why");
+            Error::corrupt(path, *end, "the record by which a missing file went")
+        }
+        None => error,
+    }
+}
+
 /// Every table that the manifest names is there and has its size. Reads no table.
 fn check_tables(env: &Env, layout: &Layout, version: &Version) -> Result<()> {
     let files = layout.list(&*env.fs, FileKind::Table)?;
@@ -183,7 +203,7 @@ fn check_tables(env: &Env, layout: &Layout, version: &Version) -> Result<()> {
     for (id, table) in &version.tables {
         let path = layout.table(*id);
         match sizes.get(&path) {
-            None => return Err(Error::corrupt(&path, 0, "a table that the manifest names")),
+            None => return Err(Error::corrupt(&path, 0, TABLE_GONE)),
             Some(size) if *size != table.file_bytes => {
                 let end = *size.min(&table.file_bytes);
                 return Err(Error::corrupt(&path, end, "a table of the size in the manifest"));
@@ -299,7 +319,7 @@ impl<'a> LogReplay<'a> {
                 && !self.present.contains(&before.segment);
             if on_disk || collected {
                 let path = self.layout.wal(before.segment);
-                let missing = Error::corrupt(&path, 0, "a log segment that a later one follows");
+                let missing = Error::corrupt(&path, 0, SEGMENT_GONE);
                 self.judge_loss(missing, true, &mut chain, report)?;
                 dropped.append(&mut chain);
             }

@@ -6,6 +6,8 @@
 //! 3. Of a damaged log, what comes before the damage is moved into tables.
 //! 4. The new manifest takes charge; only then what it does not name is moved to `repaired-<n>`. Nothing is deleted.
 //!
+//! What the disk cannot read is damage like any other, see [`unreadable`](crate::jobs::unreadable), and named in the report.
+//!
 //! Invariant: until the new manifest is in charge nothing that was there is touched, so a repair that is cut off can be repeated.
 
 use std::collections::BTreeMap;
@@ -17,13 +19,14 @@ use serde::Serialize;
 
 use crate::config::{ATLLConfig, RecoveryMode, ResourceConfig};
 use crate::cursor::{Cursor, EntryRef, Stop};
-use crate::env::Env;
+use crate::env::{Env, Fs};
 use crate::error::{Error, IoContext, Result};
 use crate::jobs::Cancel;
 use crate::jobs::output::{OutputPlan, write_tables};
 use crate::jobs::recover::{LogReplay, Purpose, RecoveryReport, take_lock};
 use crate::jobs::retain::Retain;
 use crate::jobs::salvage::{Lost, Salvage};
+use crate::jobs::unreadable::{ForgivingFs, Unreadable};
 use crate::jobs::verify::{check_table, exists, no_database};
 use crate::memtable::{Memtable, MemtableCursor};
 use crate::storage::layout::{FileKind, Found, Layout};
@@ -49,6 +52,8 @@ pub struct RepairReport {
     pub salvaged: Vec<Salvaged>,
     /// Damage of the log; everything logged behind it is dropped.
     pub log: Option<String>,
+    /// What the disk could not read of any of them. It is lost as if it were damaged, but its files are kept like all others.
+    pub unreadable: Vec<Unreadable>,
     /// Operations of a log in need of repair that were moved into tables.
     pub log_operations: u64,
     /// Where files went that are of no use any more, if there are any.
@@ -72,7 +77,8 @@ impl RepairReport {
     /// Whether there was nothing to repair.
     #[must_use]
     pub fn is_sound(&self) -> bool {
-        self.manifest.is_none() && self.salvaged.is_empty() && self.log.is_none()
+        let damaged = self.manifest.is_some() || !self.salvaged.is_empty() || self.log.is_some();
+        !damaged && self.unreadable.is_empty()
     }
 }
 
@@ -99,6 +105,7 @@ impl fmt::Display for RepairReport {
         if let Some(damage) = &self.log {
             writeln!(f, "log: {damage}; {} operations in front of it", self.log_operations)?;
         }
+        self.unreadable.iter().try_for_each(|piece| writeln!(f, "{piece}"))?;
         if let Some(dir) = &self.moved_to {
             writeln!(f, "{} files moved to {}:", self.moved.len(), dir.display())?;
             self.moved.iter().try_for_each(|path| writeln!(f, "  {}", path.display()))?;
@@ -112,10 +119,13 @@ impl fmt::Display for RepairReport {
 /// Nothing is deleted: files of no further use are moved to a new directory `repaired-<n>` within. If the power is cut, repair it
 /// again. A database that is sound stays as it is.
 ///
+/// What the disk cannot read (`EIO`) is tried again once, page by page, and then lost like what is damaged; the report names it. If
+/// that may pass, look with [`diagnose`] as often as it takes before a repair: it says the same and changes nothing.
+///
 /// Cost: reads everything; writes what is damaged anew, or, without a manifest, everything. Holds the log in memory.
 ///
 /// # Errors
-/// [`Error::Locked`]; [`Error::Io`], also if there is no database.
+/// [`Error::Locked`]; [`Error::Io`] if there is no database, or a directory cannot be read, or something cannot be written.
 pub async fn repair(config: &ATLLConfig, env: &Env) -> Result<RepairReport> {
     on_disk(config, env, Mode::Repair).await
 }
@@ -144,7 +154,10 @@ async fn on_disk(config: &ATLLConfig, env: &Env, mode: Mode) -> Result<RepairRep
 
 /// A repair on its way.
 struct Work<'a> {
-    env: &'a Env,
+    /// The world with the files below.
+    env: Env,
+    /// Everything that was there before is read through it.
+    fs: Arc<ForgivingFs>,
     config: &'a ATLLConfig,
     layout: Layout,
     store: Arc<Store>,
@@ -164,25 +177,35 @@ fn run(env: &Env, config: &ATLLConfig, mode: Mode) -> Result<RepairReport> {
     let layout = Layout::new(&config.data_dir);
     exists(env, &layout)?;
     let _lock = take_lock(env, &layout)?;
-    let fs = &*env.fs;
+    let fs = Arc::new(ForgivingFs::new(&env.fs));
     let mut report = RepairReport::default();
-    let known = match read_current(fs, &layout, config.max_levels) {
-        Ok(Some((_, version, _))) => Some(version),
+    let current = read_current(&*fs, &layout, config.max_levels);
+    let unread = |id| fs.first_of(&layout.manifest(id)).map(|unread| unread.to_string());
+    let (known, damage) = match current {
+        Ok(Some((id, version, _))) => match unread(id) {
+            None => (Some(version), None),
+            // What ends there may have gone on.
+            unread => (None, unread),
+        },
         Ok(None) => return Err(no_database(&layout)),
-        Err(error @ Error::Corrupt { .. }) => {
-            report.manifest = Some(error.to_string());
-            other_manifest(env, &layout)?.map(|version| version.resized(config.max_levels))
-        }
+        Err(error @ Error::Corrupt { .. }) => (None, Some(error.to_string())),
         Err(error) => return Err(error),
     };
-    let unused = layout.unused_id(fs)?;
+    let known = match &damage {
+        None => known,
+        Some(_) => other_manifest(&fs, &layout)?.map(|version| version.resized(config.max_levels)),
+    };
+    report.manifest = damage;
+    let unused = layout.unused_id(&*fs)?;
     let next_file = known.as_ref().map_or(unused, |version| version.next_file.max(unused));
     let store = Arc::new(Store::new(env.clone(), config, next_file));
-    let mut work = Work { env, config, layout, store, mode, report };
+    let env = Env { fs: Arc::<ForgivingFs>::clone(&fs), ..env.clone() };
+    let mut work = Work { env, fs, config, layout, store, mode, report };
     let repaired = match &known {
         Some(version) => work.mend(version)?,
         None => work.rebuild()?,
     };
+    work.report.unreadable = work.fs.unreadable();
     if let Some(version) = repaired.filter(|_| mode == Mode::Repair) {
         work.install(version)?;
     }
@@ -190,18 +213,19 @@ fn run(env: &Env, config: &ATLLConfig, mode: Mode) -> Result<RepairReport> {
 }
 
 /// The version of the newest manifest file, or of an older one if no table is newer than it knows.
-fn other_manifest(env: &Env, layout: &Layout) -> Result<Option<Version>> {
+fn other_manifest(fs: &ForgivingFs, layout: &Layout) -> Result<Option<Version>> {
     let finished = |kind| {
-        let found = layout.list(&*env.fs, kind)?;
+        let found = layout.list(fs, kind)?;
         let ids = found.into_iter().filter(|file: &Found| !file.temporary);
         Ok::<Vec<FileId>, Error>(ids.filter_map(|file| file.id).collect())
     };
     let newest_table = finished(FileKind::Table)?.into_iter().max();
     let mut manifests = finished(FileKind::Manifest)?;
     manifests.sort_unstable();
-    let newest = manifests.iter().copied().max().max(named_by_current(&*env.fs, layout)?);
+    let newest = manifests.iter().copied().max().max(named_by_current(fs, layout)?);
     for id in manifests.into_iter().rev() {
-        match read_manifest(&*env.fs, &layout.manifest(id), id) {
+        match read_manifest(fs, &layout.manifest(id), id) {
+            Ok(_) if fs.first_of(&layout.manifest(id)).is_some() => {}
             Ok((version, _)) => {
                 let outdated = newest_table.is_some_and(|table| table >= version.next_file);
                 return Ok((newest == Some(id) || !outdated).then_some(version));
@@ -218,8 +242,7 @@ impl Work<'_> {
     fn mend(&mut self, version: &Version) -> Result<Option<Version>> {
         let mut replaced = BTreeMap::new();
         for (id, meta) in &version.tables {
-            let checked = check_table(self.env, &self.layout, meta)?;
-            if checked.damaged.is_empty() {
+            if self.is_sound(meta)? {
                 self.report.tables_sound += 1;
             } else {
                 let left = self.salvage(*id, Some(meta))?;
@@ -245,6 +268,13 @@ impl Work<'_> {
         Ok(Some(next))
     }
 
+    /// Whether a table is whole, and could be read.
+    fn is_sound(&self, meta: &Arc<TableMeta>) -> Result<bool> {
+        let checked = check_table(&self.env, &self.layout, meta)?;
+        let read = self.fs.first_of(&self.layout.table(meta.file)).is_none();
+        Ok(read && checked.damaged.is_empty())
+    }
+
     /// Makes a version of every entry in every table file and in the log.
     fn rebuild(&mut self) -> Result<Option<Version>> {
         self.report.rebuilt = true;
@@ -258,7 +288,7 @@ impl Work<'_> {
                 Err(error) => return Err(error),
             };
             let sound = match &meta {
-                Some(meta) => check_table(self.env, &self.layout, meta)?.damaged.is_empty(),
+                Some(meta) => self.is_sound(meta)?,
                 None => false,
             };
             if sound {
@@ -273,6 +303,9 @@ impl Work<'_> {
         anything.log_floor = segments.iter().filter_map(|file| file.id).min().unwrap_or_default();
         anything.last_seq = SeqNo::MAX;
         let log = self.replay(&anything)?.0;
+        if self.report.log.is_none() {
+            self.report.log = self.unread_log();
+        }
         if self.mode == Mode::Look {
             return Ok(None);
         }
@@ -395,13 +428,25 @@ impl Work<'_> {
     /// What is left of a log that is damaged; `None` if it is not.
     fn log_left(&mut self, version: &Version) -> Result<Option<LogLeft>> {
         let strict = ATLLConfig { recovery: RecoveryMode::Strict, ..self.config.clone() };
-        let mut replay = LogReplay::new(self.env, &self.layout, &strict, (version, Purpose::Look));
+        let mut replay = LogReplay::new(&self.env, &self.layout, &strict, (version, Purpose::Look));
         match replay.replay(&mut RecoveryReport::default()) {
-            Ok(_) => return Ok(None),
+            // A log may end in bytes that are no frame; what could not be read may have been some.
+            Ok(_) => match self.unread_log() {
+                None => return Ok(None),
+                unread => self.report.log = unread,
+            },
             Err(error @ Error::Corrupt { .. }) => self.report.log = Some(error.to_string()),
             Err(error) => return Err(error),
         }
         self.replay(version).map(|(left, _)| Some(left))
+    }
+
+    /// The first piece of the log that could not be read.
+    fn unread_log(&self) -> Option<String> {
+        let folder = self.layout.folder(FileKind::Wal);
+        let unread =
+            self.fs.unreadable().into_iter().find(|unread| unread.path.starts_with(&folder));
+        unread.map(|unread| unread.to_string())
     }
 
     /// Replays what holds of the log, up to the first damage.
@@ -410,7 +455,7 @@ impl Work<'_> {
         loop {
             let mut report = RecoveryReport::default();
             let look = (version, Purpose::Look);
-            let mut replay = LogReplay::new(self.env, &self.layout, self.config, look);
+            let mut replay = LogReplay::new(&self.env, &self.layout, self.config, look);
             replay.ceiling = ceiling;
             match replay.replay(&mut report) {
                 Ok(_) => {
@@ -437,7 +482,7 @@ impl Work<'_> {
 
     /// Puts a version in charge, and moves away what it does not name.
     fn install(&mut self, mut version: Version) -> Result<()> {
-        let fs = &*self.env.fs;
+        let fs: &dyn Fs = &*Arc::clone(&self.env.fs);
         let manifest = self.store.new_id();
         version.next_file = self.store.next_file();
         version.check().map_err(|violation| {

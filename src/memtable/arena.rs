@@ -2,17 +2,17 @@
 //!
 //! It grows in chunks, four to each doubling of its length, so at most a quarter of it is unused.
 
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::Ordering;
 
+use super::sync::{AtomicU32, MODEL, OnceLock};
 use crate::types::usize_of;
 
 /// Items of the first chunks, as a power of two.
-const FIRST: u32 = 6;
+const FIRST: u32 = if MODEL { 1 } else { 6 };
 /// Chunks to a doubling, as a power of two.
 const PARTS: u32 = 2;
-/// Chunks that hold all items that a `u32` can number.
-const CHUNKS: usize = ((32 - FIRST - PARTS + 1) as usize) << PARTS;
+/// Chunks that hold all items that a `u32` can number; in a model, all that it needs.
+const CHUNKS: usize = if MODEL { 6 } else { ((32 - FIRST - PARTS + 1) as usize) << PARTS };
 
 /// Number of an item.
 pub(super) type Id = u32;

@@ -2,7 +2,9 @@
 //!
 //! Source: blocked Bloom filter, Putze, Sanders, Singler 2007; here with atomic words, because readers do not wait for the writer.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
+
+use super::sync::AtomicU64;
 
 /// Bits of a line; a line is one cache line.
 const LINE_BITS: usize = 512;

@@ -6,16 +6,17 @@
 //! Source: the permutation word of Masstree (Mao, Kohler, Morris 2012); the slots here are written once, so that no reader retries.
 
 use std::cmp::Ordering as Compared;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 
 use super::arena::{Arena, Id};
+use super::sync::{AtomicU32, AtomicU64, MODEL};
 use crate::format::coding;
 use crate::types::{SeqNo, ValueKind};
 
 /// Entries of a leaf: what the four bits of a place in [`Order`] can number, and the count beside them.
-pub(super) const SLOTS: usize = 15;
+pub(super) const SLOTS: usize = if MODEL { 3 } else { 15 };
 
 /// One version of a key.
 #[derive(Debug)]
@@ -132,11 +133,11 @@ impl Leaf {
     }
 
     fn with(skip: usize, items: &[Item]) -> Self {
-        let (mut heads, mut ids): ([AtomicU64; SLOTS], [AtomicU32; SLOTS]) = Default::default();
-        for ((item, head), id) in items.iter().zip(&mut heads).zip(&mut ids) {
-            (*id.get_mut(), *head.get_mut()) = *item;
-        }
-        Self { skip, order: AtomicU64::new(Order::sorted(items.len().min(SLOTS)).0), heads, ids }
+        let order = AtomicU64::new(Order::sorted(items.len().min(SLOTS)).0);
+        let item = |slot| items.get(slot).copied().unwrap_or_default();
+        let heads = std::array::from_fn(|slot| AtomicU64::new(item(slot).1));
+        let ids = std::array::from_fn(|slot| AtomicU32::new(item(slot).0));
+        Self { skip, order, heads, ids }
     }
 
     /// A leaf for some of the entries of this one. Heads that still tell them apart are kept: that looks at no key.

@@ -8,11 +8,14 @@
 mod arena;
 mod filter;
 mod leaf;
+#[cfg(all(test, nori_loom))]
+mod loom;
+mod sync;
 mod tree;
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 
@@ -21,6 +24,7 @@ use crate::cursor::{Cursor, EntryRef, Found, Stop};
 use crate::types::{Direction, FileId, SeqNo, hash_key};
 use filter::KeyFilter;
 use leaf::{Entry, Position, Probe};
+use sync::{AtomicU64, AtomicUsize};
 use tree::{Tree, Walk};
 
 /// What an entry costs beside the bytes of its key and value: handles, its share of the tree, and what the allocator adds, measured.

@@ -10,14 +10,13 @@
 use std::cmp::Ordering as Compared;
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
-
 use super::arena::{Arena, Id};
 use super::leaf::{Bounds, Entry, Leaf, Order, Probe, head_in, head_of};
+use super::sync::{MODEL, Swapped};
 use crate::types::Direction;
 
 /// Most children of an inner node.
-const FANOUT: usize = 32;
+const FANOUT: usize = if MODEL { 2 } else { 32 };
 
 /// See the module.
 #[derive(Debug)]
@@ -25,7 +24,7 @@ pub(super) struct Tree {
     entries: Arena<Entry>,
     /// Those that were split stay here too, for whoever reads them.
     leaves: Arena<Leaf>,
-    root: ArcSwap<Inner>,
+    root: Swapped<Inner>,
 }
 
 /// Which child holds which positions, all the way down. Never changes; the leaves below may grow.
@@ -72,7 +71,7 @@ impl Default for Tree {
         let first = leaves.push(Leaf::empty(Bounds::default(), &entries));
         let children = Children::Leaves([first].into());
         let root = Inner::new((Vec::new(), children), Bounds::default(), &entries);
-        Self { root: ArcSwap::new(root), entries, leaves }
+        Self { root: Swapped::new(root), entries, leaves }
     }
 }
 

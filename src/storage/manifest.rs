@@ -13,7 +13,7 @@ use super::layout::{FileKind, Found, Layout};
 use crate::env::{Fs, WriteFile};
 use crate::error::{Error, IoContext, Result};
 use crate::format::manifest::{self as format, Edits};
-use crate::types::{FileId, NUMBERS_END, usize_of};
+use crate::types::{FileId, NUMBERS_END, u64_of, usize_of};
 use crate::version::{Version, VersionEdit};
 
 /// Size up to which a log is never rolled.
@@ -36,7 +36,9 @@ pub(crate) struct ManifestReport {
     pub(crate) path: PathBuf,
     /// Edits that were read, the snapshot included.
     pub(crate) edits: u64,
-    /// Bytes behind the last whole record: what a crash left of one that was never acknowledged.
+    /// Offset behind the last whole record.
+    pub(crate) end: u64,
+    /// Bytes behind that: what a crash left of one that was never acknowledged.
     pub(crate) torn_bytes: u64,
 }
 
@@ -158,7 +160,8 @@ pub(crate) fn read_manifest(
         corrupt("edits that build a consistent version")
     })?;
     let torn_bytes = edits.torn_bytes();
-    Ok((version, ManifestReport { path: path.to_owned(), edits: count, torn_bytes }))
+    let end = u64_of(bytes.len()).saturating_sub(torn_bytes);
+    Ok((version, ManifestReport { path: path.to_owned(), edits: count, end, torn_bytes }))
 }
 
 /// Whether a directory without `CURRENT` holds anything that somebody could miss.

@@ -1,6 +1,7 @@
 //! What goes wrong on a simulated disk, and when.
 
 use std::io;
+use std::ops::Range;
 use std::path::Path;
 
 use rustix::io::Errno;
@@ -85,6 +86,8 @@ pub struct Fault {
     trouble: Trouble,
     operation: Option<Operation>,
     path_part: String,
+    /// Bytes of a file; only reads that touch them fail.
+    over: Option<Range<u64>>,
     /// Calls that it lets pass first.
     after: u64,
     /// Calls that it spoils; `None`: all of them.
@@ -95,7 +98,14 @@ impl Fault {
     /// Every call fails.
     #[must_use]
     pub fn new(trouble: Trouble) -> Self {
-        Self { trouble, operation: None, path_part: String::new(), after: 0, left: None }
+        Self {
+            trouble,
+            operation: None,
+            path_part: String::new(),
+            over: None,
+            after: 0,
+            left: None,
+        }
     }
 
     /// Only calls of this kind.
@@ -109,6 +119,13 @@ impl Fault {
     #[must_use]
     pub fn at(mut self, part: &str) -> Self {
         part.clone_into(&mut self.path_part);
+        self
+    }
+
+    /// Only reads that touch these bytes of a file.
+    #[must_use]
+    pub fn over(mut self, bytes: Range<u64>) -> Self {
+        self.over = Some(bytes);
         self
     }
 
@@ -133,9 +150,18 @@ impl Fault {
     }
 
     /// Whether this call fails, and how.
-    pub(super) fn strike(&mut self, operation: Operation, path: &Path) -> Option<Trouble> {
+    pub(super) fn strike(
+        &mut self,
+        operation: Operation,
+        path: &Path,
+        read: Option<&Range<u64>>,
+    ) -> Option<Trouble> {
+        let touches = |bad: &Range<u64>| {
+            read.is_some_and(|read| read.start < bad.end && bad.start < read.end)
+        };
         let meant = self.operation.is_none_or(|meant| meant == operation)
             && path.to_string_lossy().contains(&self.path_part)
+            && self.over.as_ref().is_none_or(touches)
             && self.left != Some(0);
         if !meant {
             return None;

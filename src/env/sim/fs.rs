@@ -190,13 +190,18 @@ impl SimFs {
     /// The machine, if the call does not fail.
     fn enter(&self, operation: Operation, path: &Path) -> io::Result<MutexGuard<'_, Machine>> {
         let mut machine = self.locked();
-        machine.admit(operation, path)?;
+        machine.admit(operation, path, None)?;
         Ok(machine)
     }
 }
 
 impl Machine {
-    fn admit(&mut self, operation: Operation, path: &Path) -> io::Result<()> {
+    fn admit(
+        &mut self,
+        operation: Operation,
+        path: &Path,
+        read: Option<Range<u64>>,
+    ) -> io::Result<()> {
         if self.on && operation.mutates() {
             self.mutations += 1;
             if self.crash_at.is_some_and(|nth| self.mutations >= nth) {
@@ -209,7 +214,8 @@ impl Machine {
             return Err(io::Error::other("the machine is off"));
         }
         // Each rule counts each call, also one that another rule spoils.
-        let struck = self.faults.iter_mut().map(|fault| fault.strike(operation, path));
+        let struck =
+            self.faults.iter_mut().map(|fault| fault.strike(operation, path, read.as_ref()));
         struck.fold(None, Option::or).map_or(Ok(()), |trouble| Err(trouble.error()))
     }
 
@@ -226,7 +232,7 @@ impl Machine {
         at: u64,
         bytes: &[u8],
     ) -> io::Result<()> {
-        if let Err(error) = self.admit(operation, path) {
+        if let Err(error) = self.admit(operation, path, None) {
             // A write that fails may have been done in part.
             if self.on {
                 let part = self.rng.usize(0..=bytes.len());
@@ -246,7 +252,7 @@ impl Machine {
     }
 
     fn sync(&mut self, (ino, path): (Ino, &Path)) -> io::Result<()> {
-        let admitted = self.admit(Operation::Sync, path);
+        let admitted = self.admit(Operation::Sync, path, None);
         if admitted.is_ok() {
             self.disk.sync(ino);
         } else if self.on {
@@ -418,7 +424,10 @@ impl Drop for SimReadFile {
 
 impl ReadFile for SimReadFile {
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-        self.fs.enter(Operation::Read, &self.path)?.disk.read(self.ino, offset, buf)
+        let mut machine = self.fs.locked();
+        let bytes = offset..offset.saturating_add(u64_of(buf.len()));
+        machine.admit(Operation::Read, &self.path, Some(bytes))?;
+        machine.disk.read(self.ino, offset, buf)
     }
 
     fn try_read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
