@@ -234,7 +234,7 @@ impl Default for IoConfig {
 pub enum Compression {
     /// As they are: fastest writes, largest files.
     None,
-    /// LZ4: fast both ways, two to three times smaller on typical data. Needs the feature `lz4`.
+    /// LZ4: fast both ways, two to three times smaller on typical data. Writing it needs the feature `lz4`.
     #[default]
     Lz4,
     /// Zstandard: smaller, slower. Needs the feature `zstd`.

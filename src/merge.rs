@@ -3,8 +3,8 @@
 //! [`Merge`] keeps its sources in a binary heap by their current entries. [`Visible`] walks a merge and shows, for each key, the
 //! newest version up to a snapshot, unless that is a tombstone or has expired.
 //!
-//! A forward seek to a key that some source holds costs the others nothing but a look at their filters: those that lack the key are
-//! placed when the walk goes on behind it. Whoever takes one entry reads one block, however many runs there are.
+//! A forward seek to a key that some source holds costs those that lack it, as their filters tell, no look at a block: they are placed
+//! when the walk goes on behind that key. So whoever takes one entry mostly reads one block, however many runs there are.
 //!
 //! Invariant: no two sources hold the same version (key and SeqNo), so the order never depends on the place of a source.
 
@@ -24,10 +24,10 @@ pub(crate) struct Merge<C> {
     direction: Direction,
     /// Sources that have an entry; a binary heap, the next entry in front.
     heap: Vec<usize>,
-    /// The key of the last seek, if there are sources that lack it and are not placed yet.
-    sought: Vec<u8>,
-    /// Those sources.
+    /// Sources that lack the key of the last seek and are not placed yet.
     late: Vec<usize>,
+    /// Where they go: to the first key there can be behind that one.
+    behind: Vec<u8>,
     /// A rewind (`None`) or seek that was stopped, and how many sources it has done.
     stopped: Option<(Option<Vec<u8>>, usize)>,
 }
@@ -36,7 +36,7 @@ impl<C: Cursor> Merge<C> {
     /// `sources` all walk in `direction`. They need not be placed yet.
     pub(crate) fn new(sources: Vec<C>, direction: Direction) -> Self {
         let heap = Vec::with_capacity(sources.len());
-        Self { heap, sources, direction, sought: Vec::new(), late: Vec::new(), stopped: None }
+        Self { heap, sources, direction, late: Vec::new(), behind: Vec::new(), stopped: None }
     }
 
     /// Places every source, going on where the same placement was stopped before.
@@ -73,23 +73,21 @@ impl<C: Cursor> Merge<C> {
             self.sift_down(parent);
         }
         let Some(key) = target.filter(|_| !self.late.is_empty()) else { return Ok(()) };
-        self.sought.clear();
-        self.sought.extend_from_slice(key);
+        self.behind.clear();
+        self.behind.extend_from_slice(key);
+        self.behind.push(0);
         if self.entry().is_some_and(|entry| entry.key == key) {
             return Ok(());
         }
-        self.place_late().inspect_err(|_| self.stopped = Some((Some(self.sought.clone()), done)))
+        self.place_late().inspect_err(|_| self.stopped = Some((Some(key.to_vec()), done)))
     }
 
-    /// Places the sources that lack the key that was sought, each at the first key behind it.
+    /// Places the sources that lack the key that was sought behind it. A memtable may have got it since, but in versions that nobody
+    /// here sees.
     fn place_late(&mut self) -> Result<(), Stop> {
         while let Some(&last) = self.late.last() {
             let source = &mut self.sources[last];
-            source.seek(&self.sought)?;
-            // A memtable may have got the key since, in a version that nobody here sees.
-            while source.entry().is_some_and(|entry| entry.key == self.sought) {
-                source.advance()?;
-            }
+            source.seek(&self.behind)?;
             self.late.pop();
             if self.sources[last].entry().is_some() {
                 self.heap.push(last);
@@ -482,6 +480,48 @@ mod tests {
         }
     }
     #[test]
+    fn a_merge_may_be_placed_again_and_again_whatever_stopped_before() {
+        for seed in 0..300 {
+            let (sources, _, stall) = case(seed);
+            let mut rng = fastrand::Rng::with_seed(seed);
+            let mut all: Vec<(Vec<u8>, SeqNo)> =
+                sources.iter().flatten().map(|(key, seq, _)| (key.clone(), *seq)).collect();
+            all.sort_by(|a, b| a.0.cmp(&b.0).then(b.1.cmp(&a.1)));
+            let cursors =
+                sources.iter().map(|s| ListCursor::new(s.clone(), Direction::Forward, stall));
+            let mut merge = Merge::new(cursors.collect(), Direction::Forward);
+            let mut at = all.len();
+            for _ in 0..60 {
+                let key = [rng.u8(..13)];
+                match rng.u8(..6) {
+                    0 => {
+                        retry(|| merge.rewind());
+                        at = 0;
+                    }
+                    1 | 2 => {
+                        retry(|| merge.seek(&key));
+                        at = all.partition_point(|entry| entry.0[..] < key[..]);
+                    }
+                    // A step that is given up half-way, if it stops, for another placement.
+                    3 => {
+                        let _given_up = if rng.bool() { merge.advance() } else { merge.seek(&key) };
+                        let key = [rng.u8(..13)];
+                        retry(|| merge.seek(&key));
+                        at = all.partition_point(|entry| entry.0[..] < key[..]);
+                    }
+                    _ if at < all.len() => {
+                        retry(|| merge.advance());
+                        at += 1;
+                    }
+                    _ => {}
+                }
+                let entry = merge.entry().map(|entry| (entry.key.to_vec(), entry.seq));
+                assert_eq!(entry.as_ref(), all.get(at), "seed {seed}");
+            }
+        }
+    }
+
+    #[test]
     fn a_seek_to_a_key_places_those_that_have_it_and_the_others_when_it_goes_on() {
         let entry = |key: u8, seq| (vec![key], SeqNo(seq), ValueKind::Put);
         let lists = [
@@ -498,18 +538,21 @@ mod tests {
         assert_eq!(merge.entry().map(|entry| entry.seq), Some(SeqNo(5)));
         assert_eq!(steps(&merge), [0, 1, 1]);
 
-        // What lacked the key has it now, as a memtable may: too new for this walk.
-        merge.sources[0].entries = vec![entry(1, 1), entry(4, 9), entry(5, 2)];
+        // What lacked the key has it now, as a memtable may: too new for this walk, and too many to walk over.
+        let overwritten = (0..1000).map(|n| entry(4, 1009 - n));
+        merge.sources[0].entries =
+            [entry(1, 1)].into_iter().chain(overwritten).chain([entry(5, 2)]).collect();
         let rest = std::iter::from_fn(|| {
             retry(|| merge.advance());
             merge.entry().map(|entry| entry.seq.0)
         });
         assert_eq!(rest.collect::<Vec<_>>(), [3, 2, 6, 4]);
+        assert_eq!(steps(&merge)[0], 2, "placed once, and gone on once");
 
         retry(|| merge.seek(&[2]));
         assert_eq!(
             merge.entry().map(|entry| entry.seq),
-            Some(SeqNo(9)),
+            Some(SeqNo(1009)),
             "nobody has it: all are placed"
         );
     }

@@ -322,6 +322,39 @@ fn what_is_held_for_ever_is_shown_and_holds_up_nobody() {
 }
 
 #[test]
+fn scans_that_are_held_by_the_hundred_read_ahead_within_a_bound() {
+    in_paused_time(async {
+        let fs = SimFs::new(1);
+        let mut config = ATLLConfig { l1_slot_count: 1, block_size: 4096, ..many_tables(100) };
+        config.memtable.flush_trigger_bytes = 8 << 20;
+        let engine = open(&fs, config).await.unwrap();
+        let mut random = fastrand::Rng::with_seed(1);
+        for n in 0..2000 {
+            let value: Vec<u8> = std::iter::repeat_with(|| random.u8(..)).take(1 << 10).collect();
+            engine.put(key(n), value).await.unwrap();
+        }
+        engine.flush().await.unwrap();
+        engine.wait_idle().await.unwrap();
+        let mut scans = Vec::new();
+        for _ in 0..300 {
+            let mut scan = engine.scan(..);
+            // Far enough to read as much ahead as a scan ever does.
+            assert_eq!(scan.next_chunk(1500).await.unwrap().len(), 1500);
+            scans.push(scan);
+            let buffers = engine.memory().buffers;
+            assert!(buffers <= (8 << 20) + 300 * (8 << 10), "{buffers}");
+        }
+        assert!(engine.memory().buffers >= 6 << 20, "there is read-ahead up to the bound");
+        for scan in &mut scans {
+            assert_eq!(scan.next_chunk(usize::MAX).await.unwrap().len(), 500);
+        }
+        drop(scans);
+        assert_eq!(engine.memory().buffers, 0);
+        engine.shutdown().await.unwrap();
+    });
+}
+
+#[test]
 fn keys_and_values_at_their_limits_come_back() {
     in_paused_time(async {
         let fs = SimFs::new(1);

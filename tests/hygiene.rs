@@ -590,3 +590,29 @@ fn a_step_of_a_scan_past_what_was_deleted_lets_others_have_their_turn() {
         engine.shutdown().await.unwrap();
     });
 }
+
+#[test]
+fn a_writer_that_never_pauses_holds_up_no_sync_of_others() {
+    const MANY_WRITES: u64 = 20_000;
+    in_paused_time(async {
+        let engine = open(&SimFs::new(1), config()).await.unwrap();
+        let written = Arc::new(AtomicU64::new(0));
+        let writer = tokio::spawn({
+            let (engine, written) = (engine.clone(), Arc::clone(&written));
+            async move {
+                for n in 0..MANY_WRITES {
+                    engine.put_with("key", n.to_string(), SYNC).await.unwrap();
+                    written.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        });
+        while written.load(Ordering::Relaxed) < 10 {
+            tokio::task::yield_now().await;
+        }
+        engine.sync().await.unwrap();
+        let written = written.load(Ordering::Relaxed);
+        assert!(written < MANY_WRITES / 10, "{written} writes first");
+        writer.abort();
+        engine.shutdown().await.unwrap();
+    });
+}

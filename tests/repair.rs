@@ -464,6 +464,56 @@ async fn repaired_around_current(fs: &SimFs) -> (RepairReport, State) {
 }
 
 #[test]
+fn a_manifest_that_is_read_at_the_third_try_is_not_made_anew() {
+    in_paused_time(async {
+        let (fs, _) = paged(Durability::Sync).await;
+        // The whole of it, then its page.
+        let twice = Fault::new(Trouble::Io).on(Operation::Read).at("/manifest/").times(2);
+        fs.inject(twice);
+        let env = sim_env(&fs, VirtualClock::default());
+        let report = repair(&small(), &env).await.unwrap();
+        assert!(!report.rebuilt && !report.unreadable.is_empty(), "{report}");
+        fs.heal();
+        assert_eq!(repaired(&fs).await.1, everything());
+    });
+}
+
+/// A record that is torn off, though files went on its word, is told by their absence: nothing of what it brought is lost.
+#[test]
+fn a_manifest_whose_last_record_is_damaged_costs_nothing() {
+    in_paused_time(async {
+        let fs = SimFs::new(9);
+        let engine = open(&fs, small()).await.unwrap();
+        let mut damaged = 0;
+        for n in 0..KEYS {
+            engine.put(key(n), value(n)).await.unwrap();
+            if !n.is_multiple_of(25) {
+                continue;
+            }
+            engine.flush().await.unwrap();
+            engine.wait_idle().await.unwrap();
+            engine.put(key(n), value(n)).await.unwrap();
+            let fs = fs.fork();
+            let path = files(&fs, "manifest").pop().unwrap();
+            flip(&fs, &path, fs.read_all(&path).unwrap().len() - 3);
+            if open(&fs, small()).await.is_ok() {
+                continue; // no file is missing
+            }
+            damaged += 1;
+            let env = sim_env(&fs, VirtualClock::default());
+            let report = verify(&small(), &env).await.unwrap();
+            assert!(report.damaged.iter().any(|damage| damage.path == path), "{report}");
+            let (report, state) = repaired(&fs).await;
+            assert!(report.manifest.is_some() && report.rebuilt, "{report}");
+            let expected: State = (0..=n).map(|n| (key(n), value(n))).collect();
+            assert_eq!(state, expected, "after {n}: {report}");
+        }
+        assert!(damaged > 5, "{damaged}");
+        engine.shutdown().await.unwrap();
+    });
+}
+
+#[test]
 fn a_read_that_fails_once_is_tried_again_and_changes_nothing() {
     in_paused_time(async {
         let (sound, _) = paged(Durability::Sync).await;

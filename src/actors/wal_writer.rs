@@ -20,6 +20,8 @@ use crate::types::SeqNo;
 
 /// Groups committed before other tasks get their turn.
 const ROUNDS: usize = 8;
+/// Groups committed before other messages get theirs.
+const TURN: usize = 64;
 /// Wait before a faulty log is tried again while nobody writes.
 const HEAL_AFTER: Duration = Duration::from_millis(500);
 
@@ -89,12 +91,12 @@ impl Actor for WalWriter {
     }
 }
 
-/// Commits groups until the queue is empty.
+/// Commits groups until the queue is empty, or it is the turn of other messages.
 async fn drain(shared: &Arc<Shared>) -> Result<()> {
+    shared.commits.heard();
     // Writers that are just being woken get into the first group.
     tokio::task::yield_now().await;
-    let mut round = 0;
-    loop {
+    for round in 1..=TURN {
         let mut lease = shared.commits.lease().await;
         lease.distrust_half_written();
         let taken = if lease.is_idle() { lease.take_group() } else { usize::MAX };
@@ -106,17 +108,18 @@ async fn drain(shared: &Arc<Shared>) -> Result<()> {
             }
             continue;
         }
-        if taken == 1 {
+        if taken == 1 && !lease.needs_sync() {
             // A lone writer goes straight to the core with its next write.
             shared.commits.disarm_early();
         }
         let synced = commit(shared, lease).await?;
-        round += 1;
         // Who was just answered may write again: in this group it waits for one sync, in the one after it for two.
         if synced || round % ROUNDS == 0 {
             tokio::task::yield_now().await;
         }
     }
+    shared.commits.ring_again();
+    Ok(())
 }
 
 /// Brings the group of a core to its end, whatever its phase. Returns whether it was synced.

@@ -50,6 +50,8 @@ pub(crate) struct Commits {
     seal_bell: Box<dyn Fn() + Send + Sync>,
     /// Whether the memtable owner was told and has not yet looked.
     seal_rung: AtomicBool,
+    /// The WAL writer was rung and has not heard it yet.
+    rung: AtomicBool,
     /// Whether the log takes nothing, as of the last time the core was given back.
     faulty: AtomicBool,
     /// Why writes are refused, if they are.
@@ -76,6 +78,7 @@ impl Commits {
             doorbell: Box::new(doorbell),
             seal_bell: Box::new(seal_bell),
             seal_rung: AtomicBool::new(false),
+            rung: AtomicBool::new(false),
             faulty: AtomicBool::new(false),
             refusal: ArcSwapOption::empty(),
             visible: core.visible(),
@@ -185,8 +188,21 @@ impl Commits {
     /// Rings the WAL writer, once until it disarms.
     fn ring(&self) {
         if !self.armed.swap(true, Ordering::AcqRel) {
+            self.ring_again();
+        }
+    }
+
+    /// Rings the WAL writer, unless it was rung and has not heard it yet: its mailbox never holds two bells.
+    pub(crate) fn ring_again(&self) {
+        if !self.rung.swap(true, Ordering::AcqRel) {
             (self.doorbell)();
         }
+    }
+
+    /// The WAL writer looks now: what is pushed from here on rings it again.
+    pub(crate) fn heard(&self) {
+        // A swap, to see what the one who rang has pushed.
+        self.rung.swap(false, Ordering::AcqRel);
     }
 
     /// The queue was found empty: the next push rings again. Returns `false` if one slipped in meanwhile.

@@ -192,6 +192,32 @@ fn blame(error: Error, manifest: Option<&ManifestReport>) -> Error {
     }
 }
 
+/// The damage of a manifest whose end is torn, if a file is missing that is not missed by whoever knows the record that was there:
+/// see [`blame`]. Reads the log if it is torn at all.
+pub(crate) fn missed_record(
+    env: &Env,
+    config: &ATLLConfig,
+    (version, manifest): (&Version, &ManifestReport),
+) -> Result<Option<Error>> {
+    if manifest.torn_bytes == 0 {
+        return Ok(None);
+    }
+    let layout = Layout::new(&config.data_dir);
+    let strict = ATLLConfig { recovery: RecoveryMode::Strict, ..config.clone() };
+    let found = check_tables(env, &layout, version).and_then(|()| {
+        let mut log = LogReplay::new(env, &layout, &strict, (version, Purpose::Look));
+        log.replay(&mut RecoveryReport::default())
+    });
+    match found.map_err(|error| blame(error, Some(manifest))) {
+        Err(Error::Corrupt { path, offset, expected }) => {
+            let is_manifest = path == manifest.path;
+            Ok(is_manifest.then_some(Error::Corrupt { path, offset, expected }))
+        }
+        Err(error) => Err(error),
+        Ok(_) => Ok(None),
+    }
+}
+
 /// Every table that the manifest names is there and has its size. Reads no table.
 fn check_tables(env: &Env, layout: &Layout, version: &Version) -> Result<()> {
     let files = layout.list(&*env.fs, FileKind::Table)?;

@@ -23,7 +23,7 @@ use crate::env::{Env, Fs};
 use crate::error::{Error, IoContext, Result};
 use crate::jobs::Cancel;
 use crate::jobs::output::{OutputPlan, write_tables};
-use crate::jobs::recover::{LogReplay, Purpose, RecoveryReport, take_lock};
+use crate::jobs::recover::{LogReplay, Purpose, RecoveryReport, missed_record, take_lock};
 use crate::jobs::retain::Retain;
 use crate::jobs::salvage::{Lost, Salvage};
 use crate::jobs::unreadable::{ForgivingFs, Unreadable};
@@ -179,28 +179,30 @@ fn run(env: &Env, config: &ATLLConfig, mode: Mode) -> Result<RepairReport> {
     let _lock = take_lock(env, &layout)?;
     let fs = Arc::new(ForgivingFs::new(&env.fs));
     let mut report = RepairReport::default();
-    let current = read_current(&*fs, &layout, config.max_levels);
-    let unread = |id| fs.first_of(&layout.manifest(id)).map(|unread| unread.to_string());
-    let (known, damage) = match current {
-        Ok(Some((id, version, _))) => match unread(id) {
-            None => (Some(version), None),
-            // What ends there may have gone on.
-            unread => (None, unread),
-        },
+    let forgiving = Env { fs: Arc::<ForgivingFs>::clone(&fs), ..env.clone() };
+    let (known, damage) = match read_current(&*fs, &layout, config.max_levels) {
+        Ok(Some((id, version, manifest))) => {
+            // What ends where it cannot be read, or is torn, may have gone on.
+            let unread = fs.unread_of(&layout.manifest(id)).map(|unread| unread.to_string());
+            let missed = missed_record(&forgiving, config, (&version, &manifest))?;
+            match unread.or(missed.map(|error| error.to_string())) {
+                None => (Some(version), None),
+                damage => (None, damage),
+            }
+        }
         Ok(None) => return Err(no_database(&layout)),
         Err(error @ Error::Corrupt { .. }) => (None, Some(error.to_string())),
         Err(error) => return Err(error),
     };
     let known = match &damage {
         None => known,
-        Some(_) => other_manifest(&fs, &layout)?.map(|version| version.resized(config.max_levels)),
+        Some(_) => other_manifest((&forgiving, &fs), config, &layout)?,
     };
     report.manifest = damage;
     let unused = layout.unused_id(&*fs)?;
     let next_file = known.as_ref().map_or(unused, |version| version.next_file.max(unused));
     let store = Arc::new(Store::new(env.clone(), config, next_file));
-    let env = Env { fs: Arc::<ForgivingFs>::clone(&fs), ..env.clone() };
-    let mut work = Work { env, fs, config, layout, store, mode, report };
+    let mut work = Work { env: forgiving, fs, config, layout, store, mode, report };
     let repaired = match &known {
         Some(version) => work.mend(version)?,
         None => work.rebuild()?,
@@ -213,7 +215,11 @@ fn run(env: &Env, config: &ATLLConfig, mode: Mode) -> Result<RepairReport> {
 }
 
 /// The version of the newest manifest file, or of an older one if no table is newer than it knows.
-fn other_manifest(fs: &ForgivingFs, layout: &Layout) -> Result<Option<Version>> {
+fn other_manifest(
+    (env, fs): (&Env, &ForgivingFs),
+    config: &ATLLConfig,
+    layout: &Layout,
+) -> Result<Option<Version>> {
     let finished = |kind| {
         let found = layout.list(fs, kind)?;
         let ids = found.into_iter().filter(|file: &Found| !file.temporary);
@@ -224,14 +230,17 @@ fn other_manifest(fs: &ForgivingFs, layout: &Layout) -> Result<Option<Version>> 
     manifests.sort_unstable();
     let newest = manifests.iter().copied().max().max(named_by_current(fs, layout)?);
     for id in manifests.into_iter().rev() {
-        match read_manifest(fs, &layout.manifest(id), id) {
-            Ok(_) if fs.first_of(&layout.manifest(id)).is_some() => {}
-            Ok((version, _)) => {
-                let outdated = newest_table.is_some_and(|table| table >= version.next_file);
-                return Ok((newest == Some(id) || !outdated).then_some(version));
-            }
-            Err(Error::Corrupt { .. }) => {}
+        let path = layout.manifest(id);
+        let (version, manifest) = match read_manifest(fs, &path, id) {
+            Ok((version, manifest)) => (version.resized(config.max_levels), manifest),
+            Err(Error::Corrupt { .. }) => continue,
             Err(error) => return Err(error),
+        };
+        let is_whole = fs.unread_of(&path).is_none()
+            && missed_record(env, config, (&version, &manifest))?.is_none();
+        if is_whole {
+            let outdated = newest_table.is_some_and(|table| table >= version.next_file);
+            return Ok((newest == Some(id) || !outdated).then_some(version));
         }
     }
     Ok(None)
@@ -271,7 +280,7 @@ impl Work<'_> {
     /// Whether a table is whole, and could be read.
     fn is_sound(&self, meta: &Arc<TableMeta>) -> Result<bool> {
         let checked = check_table(&self.env, &self.layout, meta)?;
-        let read = self.fs.first_of(&self.layout.table(meta.file)).is_none();
+        let read = self.fs.unread_of(&self.layout.table(meta.file)).is_none();
         Ok(read && checked.damaged.is_empty())
     }
 
@@ -443,9 +452,7 @@ impl Work<'_> {
 
     /// The first piece of the log that could not be read.
     fn unread_log(&self) -> Option<String> {
-        let folder = self.layout.folder(FileKind::Wal);
-        let unread =
-            self.fs.unreadable().into_iter().find(|unread| unread.path.starts_with(&folder));
+        let unread = self.fs.unread_of(&self.layout.folder(FileKind::Wal));
         unread.map(|unread| unread.to_string())
     }
 

@@ -54,19 +54,29 @@ pub(crate) struct ForgivingFs {
 type Pieces = BTreeMap<PathBuf, BTreeMap<u64, (u64, String)>>;
 
 #[derive(Debug, Default)]
-struct Notes(Mutex<Pieces>);
+struct Notes(Mutex<Noted>);
+
+#[derive(Debug, Default)]
+struct Noted {
+    ever: Pieces,
+    /// For each file, the first piece since it was opened last.
+    lately: BTreeMap<PathBuf, Unreadable>,
+}
 
 impl Notes {
-    fn locked(&self) -> MutexGuard<'_, Pieces> {
+    fn locked(&self) -> MutexGuard<'_, Noted> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn note(&self, path: &Path, offset: u64, bytes: usize, error: &io::Error) {
-        let end = offset.saturating_add(u64_of(bytes));
-        let mut files = self.locked();
-        let pieces = files.entry(path.to_owned()).or_default();
-        let piece = pieces.entry(offset).or_insert_with(|| (end, error.to_string()));
+        let (bytes, error) = (u64_of(bytes), error.to_string());
+        let end = offset.saturating_add(bytes);
+        let mut noted = self.locked();
+        let pieces = noted.ever.entry(path.to_owned()).or_default();
+        let piece = pieces.entry(offset).or_insert_with(|| (end, error.clone()));
         piece.0 = piece.0.max(end);
+        let first = || Unreadable { path: path.to_owned(), offset, bytes, error };
+        noted.lately.entry(path.to_owned()).or_insert_with(first);
     }
 }
 
@@ -78,7 +88,7 @@ impl ForgivingFs {
     /// Every piece that was made up so far, by file and offset; those that touch are one.
     pub(crate) fn unreadable(&self) -> Vec<Unreadable> {
         let mut all: Vec<Unreadable> = Vec::new();
-        for (path, pieces) in &*self.notes.locked() {
+        for (path, pieces) in &self.notes.locked().ever {
             for (offset, (end, error)) in pieces {
                 match all.last_mut() {
                     Some(last) if last.path == *path && *offset <= last.offset + last.bytes => {
@@ -94,9 +104,12 @@ impl ForgivingFs {
         all
     }
 
-    /// The first piece of a file that was made up; `None`: all of it that was read is as it is.
-    pub(crate) fn first_of(&self, path: &Path) -> Option<Unreadable> {
-        self.unreadable().into_iter().find(|piece| piece.path == path)
+    /// A piece of a file, or of a file in a directory, that was made up since that file was last opened. `None`: all that was read
+    /// of it since is as it is.
+    pub(crate) fn unread_of(&self, path: &Path) -> Option<Unreadable> {
+        let noted = self.notes.locked();
+        let (_, first) = noted.lately.range(path.to_owned()..).next()?;
+        first.path.starts_with(path).then(|| first.clone())
     }
 }
 
@@ -165,6 +178,7 @@ impl ReadFile for ForgivingFile {
 impl Fs for ForgivingFs {
     /// One that cannot be opened, or says no size, has the size that its directory says, and not a byte of it can be read.
     fn open(&self, path: &Path) -> io::Result<Arc<dyn ReadFile>> {
+        self.notes.locked().lately.remove(path);
         let opened = self.below.open(path).and_then(|file| file.size().map(|size| (file, size)));
         let (below, size) = match opened {
             Ok((file, size)) => (Ok(file), size),

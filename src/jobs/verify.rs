@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::config::{ATLLConfig, RecoveryMode};
 use crate::env::Env;
 use crate::error::{Error, Result};
-use crate::jobs::recover::{LogReplay, Purpose, RecoveryReport, take_lock};
+use crate::jobs::recover::{LogReplay, Purpose, RecoveryReport, missed_record, take_lock};
 use crate::storage::layout::{FileKind, Layout};
 use crate::storage::manifest::read_current;
 use crate::storage::table::read_table_meta;
@@ -81,7 +81,15 @@ fn look(env: &Env, config: &ATLLConfig) -> Result<VerifyReport> {
     let _lock = take_lock(env, &layout)?;
     let mut report = VerifyReport::default();
     let version = match read_current(&*env.fs, &layout, config.max_levels) {
-        Ok(Some((_, version, _))) => Some(version),
+        Ok(Some((_, version, manifest))) => {
+            match missed_record(env, config, (&version, &manifest))? {
+                None => Some(version),
+                Some(error) => {
+                    report.damaged.push(Damaged::of(error)?);
+                    None
+                }
+            }
+        }
         Ok(None) => return Err(no_database(&layout)),
         Err(error) => {
             report.damaged.push(Damaged::of(error)?);

@@ -1,8 +1,10 @@
 //! The lock-free parts of the memtable in every order of steps and with every value that a weak memory may show, by loom.
 //!
 //! ```sh
-//! RUSTFLAGS="--cfg nori_loom" cargo test --release --lib memtable::loom
+//! RUSTFLAGS="--cfg nori_loom" cargo test --release -p nori-lsm --lib memtable::loom
 //! ```
+//!
+//! Name them: under that cfg parts are small, and tests of their sizes fail.
 //!
 //! One thread inserts, others read. Whatever they meet: what was published before a read is in it; what it shows is in order, whole,
 //! and what was written; a later read of the same reader shows no less.

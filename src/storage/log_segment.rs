@@ -30,7 +30,7 @@ const WINDOW: usize = 1 << 20;
 const LARGE_COMMIT: u64 = 32 << 10;
 /// Zeros that are written at a time, in commits of the size of the one that writes them, within bounds: the commit waits for them,
 /// and a megabyte takes as long as twenty commits. Fewer would cost too many entries in the journal of the file system.
-const ZEROS: u64 = 8;
+const ZERO_COMMITS: u64 = 8;
 const ZERO_BYTES: RangeInclusive<u64> = (32 << 10)..=(256 << 10);
 
 /// A segment that is being written. Thread-safe: one appends while another syncs.
@@ -139,7 +139,7 @@ impl LogSegment {
             return;
         }
         let start = ahead.end.max(len);
-        let zeros = (commit * ZEROS).clamp(*ZERO_BYTES.start(), *ZERO_BYTES.end());
+        let zeros = (commit * ZERO_COMMITS).clamp(*ZERO_BYTES.start(), *ZERO_BYTES.end());
         let end = self.room.min(start + zeros);
         if start >= end {
             return;

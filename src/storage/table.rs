@@ -383,7 +383,8 @@ impl Table {
         }
     }
 
-    /// Whether nothing here has `key`, as bounds and filter tell; `hash`: [`hash_key`] of it. `false` if that would have to wait.
+    /// Whether nothing here has `key`, as bounds and filter tell; `hash`: [`hash_key`] of it. `false` where nobody knows without
+    /// waiting, or without closing another table to make room: this only saves work.
     pub(crate) fn lacks(self: &Arc<Self>, key: &[u8], hash: u64) -> bool {
         let bounds = self.bounds.before(key);
         let index = bounds / 2;
@@ -396,8 +397,25 @@ impl Table {
         let tables = self.cache.open_tables();
         let Some(open) = self.open_in(&tables) else { return false };
         open.mark();
-        let filter = self.filter(open, index, &mut Fetch::new(Access::Try, true));
-        filter.is_ok_and(|filter| filter.is_some_and(|filter| !filter.may_contain(hash)))
+        self.filter_at_hand(open, index).is_some_and(|filter| !filter.may_contain(hash))
+    }
+
+    fn filter_at_hand<'o>(
+        self: &Arc<Self>,
+        open: &'o Arc<OpenTable>,
+        index: usize,
+    ) -> Option<&'o Filter> {
+        let section = open.section(index, &self.path).ok()?;
+        if let found @ Some(_) = section.filter.get() {
+            return found;
+        }
+        let bytes = self.section(index).ok()?.filter_len;
+        if bytes == 0 || !self.cache.may_pin(bytes.into()) {
+            return None;
+        }
+        // Damage is told by the lookups that need the filter.
+        self.pin(open, index, (Part::Filter, Access::Try)).ok()?;
+        section.filter.get()
     }
 
     /// Whether `key` is the first one of a section.

@@ -27,6 +27,8 @@ use crate::tally::Tally;
 
 /// Bytes of indexes and filters that may stay in memory however small the budget is.
 const PINNED_MIN: u64 = 8 << 20;
+/// Bytes of buffers beside which scans read ahead, however small the budget is.
+const BUFFERS_MIN: u64 = 8 << 20;
 /// The block cache is resized in steps of this share of the budget.
 const STEP: u64 = 64;
 
@@ -140,6 +142,18 @@ impl TableCache {
     /// Bytes of read-ahead and output buffers.
     pub(crate) const fn buffers(&self) -> &Tally {
         &self.buffers
+    }
+
+    /// Whether there is room for `bytes` more that a scan would read ahead: all buffers together may take half of what blocks,
+    /// indexes and filters do. Many scans at once, held for ever or not, then read a block at a time.
+    pub(super) fn may_read_ahead(&self, bytes: u64) -> bool {
+        let all = self.buffers.bytes().saturating_add(bytes);
+        self.budget.is_none_or(|budget| all <= (budget / 2).max(BUFFERS_MIN))
+    }
+
+    /// Whether an index or filter of so many bytes closes no table.
+    pub(super) fn may_pin(&self, bytes: u64) -> bool {
+        self.pinned_bytes().saturating_add(bytes) <= self.pinned_max
     }
 
     /// Most bytes that blocks, indexes and filters take together.

@@ -575,10 +575,12 @@ impl BlockSource {
 
     /// The part of the file to read for a block: with those that a scan of `range` comes by next, as many as are read ahead.
     fn wanted(&self, spot: Spot, extent: Extent, range: &KeyRange) -> Result<Extent, Stop> {
-        if self.ahead <= extent.len {
+        let table = &self.table;
+        let is_scan = self.access == Access::Try;
+        let crowded = is_scan && !table.cache().may_read_ahead(u64_of(self.ahead));
+        if self.ahead <= extent.len || crowded {
             return Ok(extent);
         }
-        let table = &self.table;
         self.leaf(spot.section, |leaf| match self.direction {
             Direction::Forward => {
                 let end = range.end.as_ref().filter(|end| self.reaches(spot.section, end));
