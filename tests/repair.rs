@@ -56,6 +56,13 @@ fn files(fs: &SimFs, folder: &str) -> Vec<PathBuf> {
     names.into_iter().map(|(name, _)| folder.join(name)).collect()
 }
 
+/// The last of the files in a folder, and its size.
+fn last(fs: &SimFs, folder: &str) -> (PathBuf, u64) {
+    let path = files(fs, folder).pop().unwrap();
+    let len = fs.read_all(&path).unwrap().len() as u64;
+    (path, len)
+}
+
 fn flip(fs: &SimFs, path: &Path, at: usize) {
     let mut bytes = fs.read_all(path).unwrap();
     bytes[at] ^= 4;
@@ -367,8 +374,7 @@ fn everything() -> State {
 fn pages_of_a_table_that_cannot_be_read_are_lost_like_damage_and_named() {
     in_paused_time(async {
         let (sound, _) = paged(Durability::Sync).await;
-        let path = files(&sound, "sst").pop().unwrap();
-        let len = sound.read_all(&path).unwrap().len() as u64;
+        let (path, len) = last(&sound, "sst");
         assert!(len > 2 * PAGE, "{len}");
         for first in 0..len.div_ceil(PAGE) {
             for end in [first * PAGE + 1, len] {
@@ -433,8 +439,7 @@ fn a_log_keeps_what_comes_before_the_page_that_cannot_be_read() {
 fn a_manifest_or_current_that_cannot_be_read_costs_nothing() {
     in_paused_time(async {
         let (sound, _) = paged(Durability::Sync).await;
-        let manifest = files(&sound, "manifest").pop().unwrap();
-        let len = sound.read_all(&manifest).unwrap().len() as u64;
+        let (manifest, len) = last(&sound, "manifest");
         for end in [1, len - 1, len] {
             let fs = sound.fork();
             fs.inject(bad(&manifest, end - 1..end));
@@ -494,8 +499,8 @@ fn a_manifest_whose_last_record_is_damaged_costs_nothing() {
             engine.wait_idle().await.unwrap();
             engine.put(key(n), value(n)).await.unwrap();
             let fs = fs.fork();
-            let path = files(&fs, "manifest").pop().unwrap();
-            flip(&fs, &path, fs.read_all(&path).unwrap().len() - 3);
+            let (path, len) = last(&fs, "manifest");
+            flip(&fs, &path, usize::try_from(len).unwrap() - 3);
             if open(&fs, small()).await.is_ok() {
                 continue; // no file is missing
             }

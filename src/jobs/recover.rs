@@ -178,22 +178,29 @@ pub(crate) fn take_lock(env: &Env, layout: &Layout) -> Result<Box<dyn Any + Send
     }
 }
 
-/// Names the file that is damaged where a whole one is missing. Files go only once a record of the manifest that does without them
-/// is durable: so if its end is torn, that record is what is missing, unless a crash tore another one just then. If it ends
-/// with a whole record, nothing tells a lost file from a lost record.
+/// Names the file that is damaged where a whole one is missing.
 fn blame(error: Error, manifest: Option<&ManifestReport>) -> Error {
-    let missing = matches!(&error, Error::Corrupt { expected, .. } if GONE.contains(expected));
-    match manifest.filter(|manifest| missing && manifest.torn_bytes > 0) {
-        Some(ManifestReport { path, end, .. }) => {
+    let torn = manifest.and_then(|manifest| torn_record(&error, manifest));
+    match torn {
+        Some(torn) => {
             tracing::error!(%error, "the manifest is torn where it would say why");
-            Error::corrupt(path, *end, "the record by which a missing file went")
+            torn
         }
         None => error,
     }
 }
 
-/// The damage of a manifest whose end is torn, if a file is missing that is not missed by whoever knows the record that was there:
-/// see [`blame`]. Reads the log if it is torn at all.
+/// The damage of a manifest whose end is torn, if `error` says that a whole file is missing. Files go only once a record of the
+/// manifest that does without them is durable: so that record is what is missing, unless a crash tore another one just then. If it
+/// ends with a whole record, nothing tells a lost file from a lost record.
+fn torn_record(error: &Error, manifest: &ManifestReport) -> Option<Error> {
+    let gone = matches!(error, Error::Corrupt { expected, .. } if GONE.contains(expected));
+    let expected = "the record by which a missing file went";
+    (gone && manifest.torn_bytes > 0)
+        .then(|| Error::corrupt(&manifest.path, manifest.end, expected))
+}
+
+/// [`torn_record`] of a version, found by looking for all that it names. Reads the log if the manifest is torn at all.
 pub(crate) fn missed_record(
     env: &Env,
     config: &ATLLConfig,
@@ -203,19 +210,24 @@ pub(crate) fn missed_record(
         return Ok(None);
     }
     let layout = Layout::new(&config.data_dir);
-    let strict = ATLLConfig { recovery: RecoveryMode::Strict, ..config.clone() };
     let found = check_tables(env, &layout, version).and_then(|()| {
-        let mut log = LogReplay::new(env, &layout, &strict, (version, Purpose::Look));
-        log.replay(&mut RecoveryReport::default())
+        look_at_log((env, &layout), config, (version, &mut RecoveryReport::default()))
     });
-    match found.map_err(|error| blame(error, Some(manifest))) {
-        Err(Error::Corrupt { path, offset, expected }) => {
-            let is_manifest = path == manifest.path;
-            Ok(is_manifest.then_some(Error::Corrupt { path, offset, expected }))
-        }
+    match found {
+        Ok(()) => Ok(None),
+        Err(error @ Error::Corrupt { .. }) => Ok(torn_record(&error, manifest)),
         Err(error) => Err(error),
-        Ok(_) => Ok(None),
     }
+}
+
+/// Replays the log without a change to it. The first damage is an error, whatever `config` says of it.
+pub(crate) fn look_at_log(
+    (env, layout): (&Env, &Layout),
+    config: &ATLLConfig,
+    (version, report): (&Version, &mut RecoveryReport),
+) -> Result<()> {
+    let strict = ATLLConfig { recovery: RecoveryMode::Strict, ..config.clone() };
+    LogReplay::new(env, layout, &strict, (version, Purpose::Look)).replay(report).map(drop)
 }
 
 /// Every table that the manifest names is there and has its size. Reads no table.

@@ -23,7 +23,9 @@ use crate::env::{Env, Fs};
 use crate::error::{Error, IoContext, Result};
 use crate::jobs::Cancel;
 use crate::jobs::output::{OutputPlan, write_tables};
-use crate::jobs::recover::{LogReplay, Purpose, RecoveryReport, missed_record, take_lock};
+use crate::jobs::recover::{
+    LogReplay, Purpose, RecoveryReport, look_at_log, missed_record, take_lock,
+};
 use crate::jobs::retain::Retain;
 use crate::jobs::salvage::{Lost, Salvage};
 use crate::jobs::unreadable::{ForgivingFs, Unreadable};
@@ -436,11 +438,10 @@ impl Work<'_> {
 
     /// What is left of a log that is damaged; `None` if it is not.
     fn log_left(&mut self, version: &Version) -> Result<Option<LogLeft>> {
-        let strict = ATLLConfig { recovery: RecoveryMode::Strict, ..self.config.clone() };
-        let mut replay = LogReplay::new(&self.env, &self.layout, &strict, (version, Purpose::Look));
-        match replay.replay(&mut RecoveryReport::default()) {
+        let world = (&self.env, &self.layout);
+        match look_at_log(world, self.config, (version, &mut RecoveryReport::default())) {
             // A log may end in bytes that are no frame; what could not be read may have been some.
-            Ok(_) => match self.unread_log() {
+            Ok(()) => match self.unread_log() {
                 None => return Ok(None),
                 unread => self.report.log = unread,
             },

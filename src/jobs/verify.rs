@@ -5,16 +5,16 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::config::{ATLLConfig, RecoveryMode};
+use crate::config::ATLLConfig;
 use crate::env::Env;
 use crate::error::{Error, Result};
-use crate::jobs::recover::{LogReplay, Purpose, RecoveryReport, missed_record, take_lock};
+use crate::jobs::recover::{RecoveryReport, look_at_log, missed_record, take_lock};
 use crate::storage::layout::{FileKind, Layout};
 use crate::storage::manifest::read_current;
 use crate::storage::table::read_table_meta;
 use crate::storage::table_check::Damaged;
 use crate::storage::{Checked, TableCheck};
-use crate::version::{TableMeta, Version};
+use crate::version::TableMeta;
 
 /// What a check of a database found.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -101,7 +101,12 @@ fn look(env: &Env, config: &ATLLConfig) -> Result<VerifyReport> {
             for meta in version.tables.values() {
                 report.add(&check_table(env, &layout, meta)?);
             }
-            look_at_log(env, &layout, config, (&version, &mut report))?;
+            let mut replayed = RecoveryReport::default();
+            let looked = look_at_log((env, &layout), config, (&version, &mut replayed));
+            report.log_operations = replayed.operations;
+            if let Err(error) = looked {
+                report.damaged.push(Damaged::of(error)?);
+            }
         }
         None => look_at_files(env, &layout, &mut report)?,
     }
@@ -125,23 +130,6 @@ pub(crate) fn check_table(env: &Env, layout: &Layout, meta: &Arc<TableMeta>) -> 
     let mut check = TableCheck::new(&env.fs, &layout.table(meta.file), meta);
     while check.step()? {}
     Ok(check.done().clone())
-}
-
-fn look_at_log(
-    env: &Env,
-    layout: &Layout,
-    config: &ATLLConfig,
-    (version, report): (&Version, &mut VerifyReport),
-) -> Result<()> {
-    let strict = ATLLConfig { recovery: RecoveryMode::Strict, ..config.clone() };
-    let mut replayed = RecoveryReport::default();
-    let replay =
-        LogReplay::new(env, layout, &strict, (version, Purpose::Look)).replay(&mut replayed);
-    report.log_operations = replayed.operations;
-    if let Err(error) = replay {
-        report.damaged.push(Damaged::of(error)?);
-    }
-    Ok(())
 }
 
 /// Without a manifest each table is checked by what it says of itself.

@@ -314,11 +314,7 @@ impl Table {
         fetch: &mut Fetch,
     ) -> Result<Option<Found>, Stop> {
         fetch.filtered = true;
-        let bounds = self.bounds.before(key);
-        let first = bounds / 2;
-        if bounds.is_multiple_of(2) && !self.begins_with(first, key) {
-            return Ok(None);
-        }
+        let Some(first) = self.section_of(key) else { return Ok(None) };
         let wanted = Wanted { key, hash, snapshot, first };
         let opened;
         let open = match self.open_in(open) {
@@ -386,11 +382,7 @@ impl Table {
     /// Whether nothing here has `key`, as bounds and filter tell; `hash`: [`hash_key`] of it. `false` where nobody knows without
     /// waiting, or without closing another table to make room: this only saves work.
     pub(crate) fn lacks(self: &Arc<Self>, key: &[u8], hash: u64) -> bool {
-        let bounds = self.bounds.before(key);
-        let index = bounds / 2;
-        if bounds.is_multiple_of(2) && !self.begins_with(index, key) {
-            return true;
-        }
+        let Some(index) = self.section_of(key) else { return true };
         if self.key_continues && self.begins_with(index + 1, key) {
             return false;
         }
@@ -416,6 +408,14 @@ impl Table {
         // Damage is told by the lookups that need the filter.
         self.pin(open, index, (Part::Filter, Access::Try)).ok()?;
         section.filter.get()
+    }
+
+    /// The first section that may hold `key`.
+    #[inline]
+    fn section_of(&self, key: &[u8]) -> Option<usize> {
+        let bounds = self.bounds.before(key);
+        let index = bounds / 2;
+        (!bounds.is_multiple_of(2) || self.begins_with(index, key)).then_some(index)
     }
 
     /// Whether `key` is the first one of a section.
