@@ -262,7 +262,7 @@ impl Default for CompressionConfig {
 /// Memory that the engine may use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ResourceConfig {
-    /// Decompressed blocks, and the indexes and filters of open tables, in MiB. Indexes and filters take up to three quarters of
+    /// Decompressed blocks, and the indexes and filters of open tables, in MiB. Indexes and filters take up to seven eighths of
     /// it, and up to 8 MiB however little it is; 0 caches no block. Default: 64, or an
     /// eighth of the memory that the machine has or its control group grants, if that is less.
     pub block_cache_mib: usize,

@@ -26,7 +26,7 @@ use crate::format::frame::{self, BlockKind, Place};
 use crate::format::index::{self, LeafIndex};
 use crate::format::props::Props;
 use crate::observe::ReadMetrics;
-use crate::storage::open_table::OpenTable;
+use crate::storage::open_table::{Forgotten, OpenTable};
 use crate::storage::table_cache::{NO_SEAT, OpenPlace, OpenTables, TableCache};
 use crate::storage::table_check::TableCheck;
 use crate::types::{FileId, KeyRange, SeqNo, u64_of, usize_of};
@@ -266,6 +266,16 @@ impl Table {
         self.open.store(None);
     }
 
+    /// Lets go of some indexes and filters, see [`OpenTable::forgetful`]. Readers keep what they hold. REQUIRES: nobody else opens or
+    /// closes it.
+    pub(super) fn forget(&self, from: usize, wanted: u64, spared: bool) -> Option<Forgotten> {
+        let forgotten = self.open.load().as_ref()?.forgetful(from, wanted, spared);
+        if let Some(rest) = &forgotten.rest {
+            self.open.store(Some(Arc::clone(rest)));
+        }
+        Some(forgotten)
+    }
+
     /// Whether it was read since the last call; `false` if it is not open.
     pub(super) fn take_mark(&self) -> bool {
         self.open.load().as_ref().is_some_and(|open| open.take_mark())
@@ -280,6 +290,11 @@ impl Table {
         self.seat.store(seat, Ordering::Release);
     }
 
+    #[inline]
+    pub(super) fn seat(&self) -> usize {
+        self.seat.load(Ordering::Acquire)
+    }
+
     pub(super) fn take_seat(&self) -> usize {
         self.seat.swap(NO_SEAT, Ordering::AcqRel)
     }
@@ -287,7 +302,7 @@ impl Table {
     /// The open table, without waiting or counting anything.
     #[inline]
     fn open_in<'o>(&'o self, open: &'o OpenTables) -> Option<&'o Arc<OpenTable>> {
-        match open.seat(self.seat.load(Ordering::Acquire)) {
+        match open.seat(self.seat()) {
             Some(open) if open.id() == self.meta.file => Some(open),
             Some(_) | None => self.kept.get(),
         }
@@ -662,8 +677,8 @@ impl Table {
                 section.filter.set(filter).map_or(0, |()| memory)
             }
         };
-        open.pinned(memory);
-        self.cache.settle(self);
+        section.pinned(memory);
+        self.cache.settle();
         Ok(())
     }
 

@@ -1,9 +1,11 @@
 //! The table cache: how many tables are open, and how much memory their indexes and filters share with the cached blocks.
 //!
 //! 1. A table opens its file when it is first read, and keeps the indexes and filters that it needed.
-//! 2. One more open table, or one more index, than there may be: a hand goes round the open tables and closes the first that was
-//!    not read since it last came by.
-//! 3. What open tables take of the budget, blocks do not get: the block cache grows and shrinks with it.
+//! 2. One more open table than there may be: a hand goes round the open tables and closes the first that was not read since it
+//!    last came by.
+//! 3. One more index or filter than there may be: a hand goes round them too, and drops those of sections that were not read. Their
+//!    tables stay open. It makes room for many at a time, as it changes the list of open tables.
+//! 4. What indexes and filters take of the budget, blocks do not get: the block cache grows and shrinks with it.
 //!
 //! A get takes one look at which tables are open, for all the tables that it asks: each of them then costs a load. Opening and
 //! closing pay for that: they copy the list.
@@ -27,6 +29,8 @@ use crate::tally::Tally;
 
 /// Bytes of indexes and filters that may stay in memory however small the budget is.
 const PINNED_MIN: u64 = 8 << 20;
+/// A sweep for memory frees at least this share of what indexes and filters may take.
+const SWEEP: u64 = 32;
 /// Bytes of buffers beside which scans read ahead, however small the budget is.
 const BUFFERS_MIN: u64 = 8 << 20;
 /// The block cache is resized in steps of this share of the budget.
@@ -69,30 +73,40 @@ impl OpenTables {
     pub(super) fn seat(&self, seat: usize) -> Option<&Arc<OpenTable>> {
         self.seats.get(seat)?.as_ref()
     }
+
+    fn put(&mut self, seat: usize, open: Arc<OpenTable>) {
+        if seat == self.seats.len() {
+            self.seats.push(None);
+        }
+        if let Some(free) = self.seats.get_mut(seat) {
+            *free = Some(open);
+        }
+    }
 }
 
 #[derive(Debug, Default)]
 struct Clock {
     /// Open tables, in the order in which the hand comes by.
     ring: VecDeque<Weak<Table>>,
+    /// Which section of the first of them the hand for memory is at.
+    section: usize,
     /// Seats that nobody has.
     free: Vec<usize>,
     /// Pinned bytes for which the block cache made room.
     lent: u64,
 }
 
-/// An open file, and how many bytes of indexes and filters came with it; counted until it is dropped.
+/// An open file; counted until it is dropped.
 #[derive(Debug)]
 pub(super) struct OpenPlace {
     cache: Arc<TableCache>,
-    pinned: AtomicU64,
 }
 
 impl TableCache {
     /// For an engine: at most `open_max` tables are open; their indexes and filters, and blocks, take at most `budget` bytes. Up to
-    /// three quarters of that go to indexes and filters, at least [`PINNED_MIN`] in any case.
+    /// seven eighths of that go to indexes and filters, at least [`PINNED_MIN`] in any case.
     pub(crate) fn new(budget: u64, open_max: usize) -> Arc<Self> {
-        let pinned_max = (budget / 4 * 3).max(PINNED_MIN);
+        let pinned_max = (budget / 8 * 7).max(PINNED_MIN);
         Self::with(budget, Some(budget), (open_max, pinned_max))
     }
 
@@ -151,7 +165,16 @@ impl TableCache {
         self.budget.is_none_or(|budget| all <= (budget / 2).max(BUFFERS_MIN))
     }
 
-    /// Whether an index or filter of so many bytes closes no table.
+    /// So many bytes of indexes and filters more are in memory.
+    pub(super) fn pinned(&self, bytes: u64) {
+        self.pinned.fetch_add(bytes, Ordering::AcqRel);
+    }
+
+    pub(super) fn unpinned(&self, bytes: u64) {
+        self.pinned.fetch_sub(bytes, Ordering::AcqRel);
+    }
+
+    /// Whether an index or filter of so many bytes drives out no other.
     pub(super) fn may_pin(&self, bytes: u64) -> bool {
         self.pinned_bytes().saturating_add(bytes) <= self.pinned_max
     }
@@ -183,7 +206,7 @@ impl TableCache {
                 break;
             }
         }
-        OpenPlace { cache: Arc::clone(self), pinned: AtomicU64::new(0) }
+        OpenPlace { cache: Arc::clone(self) }
     }
 
     /// `table` is open: the hand will come by.
@@ -191,12 +214,7 @@ impl TableCache {
         let mut clock = self.clock();
         let mut tables = OpenTables::clone(&self.opened.load());
         let seat = clock.free.pop().unwrap_or(tables.seats.len());
-        if seat == tables.seats.len() {
-            tables.seats.push(None);
-        }
-        if let Some(free) = tables.seats.get_mut(seat) {
-            *free = Some(open);
-        }
+        tables.put(seat, open);
         table.sit(seat);
         self.opened.store(Arc::new(tables));
         clock.ring.push_back(Arc::downgrade(table));
@@ -220,10 +238,56 @@ impl TableCache {
         }
     }
 
-    /// Closes tables other than `reading` while indexes and filters take too much, and gives blocks the rest.
-    pub(super) fn settle(&self, reading: &Table) {
-        while self.pinned_bytes() > self.pinned_max && self.close_one(Some(reading)) {}
+    /// Drops indexes and filters if they take too much, and gives blocks the rest.
+    pub(super) fn settle(&self) {
+        if self.pinned_bytes() > self.pinned_max {
+            self.sweep();
+        }
         self.lend();
+    }
+
+    /// Drops indexes and filters that were not read since the hand last came by, until there is room for some more.
+    fn sweep(&self) {
+        // Dropped behind the lock: the last holder of a table takes the lock when it goes.
+        let mut passed = Vec::new();
+        let mut clock = self.clock();
+        let before = self.pinned_bytes();
+        if before <= self.pinned_max {
+            return;
+        }
+        let wanted = before - (self.pinned_max - self.pinned_max / SWEEP);
+        let mut tables = OpenTables::clone(&self.opened.load());
+        let (mut freed, n_tables) = (0, clock.ring.len());
+        // Once round takes the marks away; whoever was read again meanwhile goes all the same. The table that it
+        // begins within comes twice.
+        for step in 0..=2 * n_tables + 1 {
+            if freed >= wanted {
+                break;
+            }
+            let Some(next) = clock.ring.pop_front() else { break };
+            let from = std::mem::take(&mut clock.section);
+            // One that is just being dropped leaves by itself.
+            let Some(table) = next.upgrade() else { continue };
+            let forgotten = table.forget(from, wanted - freed, step <= n_tables);
+            let looked_at = forgotten.as_ref().map_or(0, |forgotten| forgotten.next);
+            if let Some(forgotten) = forgotten {
+                freed += forgotten.freed;
+                if let Some(rest) = forgotten.rest {
+                    tables.put(table.seat(), rest);
+                }
+            }
+            if freed >= wanted && looked_at < table.meta().sections.len() {
+                clock.section = looked_at;
+                clock.ring.push_front(next);
+            } else {
+                clock.ring.push_back(next);
+            }
+            passed.push(table);
+        }
+        if freed > 0 {
+            self.opened.store(Arc::new(tables));
+        }
+        drop(clock);
     }
 
     /// Makes the block cache as large as the pinned bytes leave room for.
@@ -233,7 +297,7 @@ impl TableCache {
         let pinned = self.pinned_bytes();
         if clock.lent.abs_diff(pinned) > budget / STEP {
             clock.lent = pinned;
-            self.blocks.set_capacity(budget.saturating_sub(pinned).max(budget / 4));
+            self.blocks.set_capacity(budget.saturating_sub(pinned).max(budget / 8));
         }
     }
 
@@ -273,20 +337,14 @@ impl TableCache {
 }
 
 impl OpenPlace {
-    pub(super) fn pinned(&self) -> u64 {
-        self.pinned.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn pin(&self, bytes: u64) {
-        self.pinned.fetch_add(bytes, Ordering::Relaxed);
-        self.cache.pinned.fetch_add(bytes, Ordering::AcqRel);
+    pub(super) const fn cache(&self) -> &Arc<TableCache> {
+        &self.cache
     }
 }
 
 impl Drop for OpenPlace {
     fn drop(&mut self) {
         self.cache.open.fetch_sub(1, Ordering::AcqRel);
-        self.cache.pinned.fetch_sub(self.pinned(), Ordering::AcqRel);
     }
 }
 

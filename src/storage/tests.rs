@@ -546,23 +546,26 @@ struct Counts {
     bytes: AtomicU64,
 }
 
+/// A file whose reads are counted, and wait.
+#[derive(Debug)]
+struct Counting(Arc<dyn ReadFile>, Arc<Counts>);
+
+impl ReadFile for Counting {
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        self.1.reads.fetch_add(1, Ordering::Relaxed);
+        self.1.bytes.fetch_add(u64_of(buf.len()), Ordering::Relaxed);
+        self.0.read_exact_at(buf, offset)
+    }
+    fn try_read_exact_at(&self, _: &mut [u8], _: u64) -> io::Result<()> {
+        Err(io::ErrorKind::WouldBlock.into())
+    }
+    fn size(&self) -> io::Result<u64> {
+        self.0.size()
+    }
+}
+
 #[test]
 fn a_scan_reads_ahead_in_large_pieces() {
-    #[derive(Debug)]
-    struct Counting(Arc<dyn ReadFile>, Arc<Counts>);
-    impl ReadFile for Counting {
-        fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-            self.1.reads.fetch_add(1, Ordering::Relaxed);
-            self.1.bytes.fetch_add(u64_of(buf.len()), Ordering::Relaxed);
-            self.0.read_exact_at(buf, offset)
-        }
-        fn try_read_exact_at(&self, _: &mut [u8], _: u64) -> io::Result<()> {
-            Err(io::ErrorKind::WouldBlock.into())
-        }
-        fn size(&self) -> io::Result<u64> {
-            self.0.size()
-        }
-    }
     let fixture = write(&numbered(40_000), options(), usize::MAX);
     for (access, most) in [(Access::Wait, 20), (Access::Try, 25)] {
         let counts = Arc::<Counts>::default();
@@ -654,6 +657,36 @@ fn indexes_and_filters_stay_within_their_bytes_and_go_with_their_tables() {
     assert_eq!(cache.open_files(), 1, "a reader holds one still");
     drop(held);
     assert_eq!((cache.open_files(), cache.pinned_bytes()), (0, 0));
+}
+
+#[test]
+fn indexes_and_filters_that_are_read_stay_when_those_of_other_sections_go() {
+    let fixture = write(&numbered(4000), options(), 100);
+    let alone = table_on(Arc::new(OsFs), &fixture, 0);
+    alone.load_all().unwrap();
+    let max = alone.pinned_bytes() / 4;
+    let cache = TableCache::with(0, Some(0), (100, max));
+    let (table, counts) = (shared_table(&fixture, 0, &cache), Arc::<Counts>::default());
+    let file = Counting(OsFs.open(&fixture.path).unwrap(), Arc::clone(&counts));
+    table.set_file(Arc::new(file));
+    let read = |n: u64| {
+        let before = counts.reads.load(Ordering::Relaxed);
+        let key = format!("key_{n:08}");
+        assert!(get(&table, key.as_bytes(), u64::MAX, Access::Wait).unwrap().is_some());
+        assert!(cache.pinned_bytes() <= max, "{n}");
+        counts.reads.load(Ordering::Relaxed) - before
+    };
+    // Reads of indexes and filters: of one section now and then, and of all the others in between.
+    let (mut hot, mut cold) = (0, 0);
+    for _ in 0..3 {
+        for other in (150..4000).step_by(100) {
+            cold += read(other) - 1;
+            hot += read(7) - 1;
+        }
+    }
+    assert!(cold > 2 * 2 * 39, "{cold}");
+    assert!(hot <= 2 * 2, "what is read again and again stays: {hot}");
+    assert_eq!(cache.open_files(), 1, "the table stays open");
 }
 
 #[test]
