@@ -75,6 +75,28 @@ impl Env {
         }
     }
 
+    /// Runs `here`, and `beside` it, on a thread of its own, what waits for the disk meanwhile. Behind it, if there is no thread to be
+    /// had, or if the disk is simulated. REQUIRES: waiting is allowed.
+    pub(crate) fn both<H, B: Send>(
+        &self,
+        here: impl FnOnce() -> H,
+        beside: impl Fn() -> B + Sync,
+    ) -> (H, B) {
+        if !matches!(self.blocking, Blocking::Pool) {
+            return (here(), beside());
+        }
+        std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new().spawn_scoped(scope, &beside);
+            let here = here();
+            let beside = match thread.map(std::thread::ScopedJoinHandle::join) {
+                Ok(Ok(done)) => done,
+                Ok(Err(panic)) => std::panic::resume_unwind(panic),
+                Err(_) => beside(),
+            };
+            (here, beside)
+        })
+    }
+
     /// Runs `job`, which may wait for the disk, where waiting is allowed.
     ///
     /// The job runs to its end even if the returned future is dropped.
@@ -260,4 +282,12 @@ pub trait ReadFile: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// As the operating system says.
     fn size(&self) -> io::Result<u64>;
+
+    /// Offset from which on the file was never written, as far as the file system knows, and so holds zeros; else its size.
+    ///
+    /// # Errors
+    /// As the operating system says.
+    fn written(&self) -> io::Result<u64> {
+        self.size()
+    }
 }

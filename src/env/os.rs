@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use rustix::fs::FallocateFlags;
+use rustix::fs::{FallocateFlags, SeekFrom};
 use rustix::io::{Errno, ReadWriteFlags};
 
 use super::{Clock, Fs, ReadFile, Sleep, WriteFile, broken, check_zero};
@@ -192,6 +192,20 @@ impl ReadFile for OsReadFile {
 
     fn size(&self) -> io::Result<u64> {
         Ok(self.file.metadata()?.len())
+    }
+
+    fn written(&self) -> io::Result<u64> {
+        let mut end = 0;
+        loop {
+            let start = match rustix::fs::seek(&self.file, SeekFrom::Data(end)) {
+                Ok(start) => start,
+                Err(Errno::NXIO) => return Ok(end),
+                // It does not know.
+                Err(Errno::INVAL | Errno::OPNOTSUPP) => return self.size(),
+                Err(error) => return Err(error.into()),
+            };
+            end = rustix::fs::seek(&self.file, SeekFrom::Hole(start))?.max(start + 1);
+        }
     }
 }
 

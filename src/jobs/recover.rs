@@ -478,28 +478,38 @@ impl<'a> LogReplay<'a> {
     ) -> Result<Scan> {
         let segment = link.header.segment;
         let memtable = Memtable::new(segment, self.config.memtable.flush_trigger_bytes);
-        let scan = link.reader.scan(limit, |frame| {
-            if self.expected == SeqNo::MAX {
-                self.expected = frame.base_seq;
-            }
-            let follows = frame.base_seq <= self.expected;
-            if follows {
-                report.groups += 1;
-                report.operations += self.apply(frame, &memtable);
-            }
-            follows
-        })?;
+        let path = link.reader.path().to_owned();
+        // It is not written any more, so what is synced while it is read is all of it. Also a segment that holds no write: the next
+        // one names it, and takes it for durable.
+        let (env, purpose) = (self.env, self.purpose);
+        let sync = || env.fs.sync_file(&path).at("sync", &path);
+        let mut replay = || {
+            link.reader.scan(limit, |frame| {
+                if self.expected == SeqNo::MAX {
+                    self.expected = frame.base_seq;
+                }
+                let follows = frame.base_seq <= self.expected;
+                if follows {
+                    report.groups += 1;
+                    report.operations += self.apply(frame, &memtable);
+                }
+                follows
+            })
+        };
+        let (scan, synced) = match purpose {
+            Purpose::Open => env.both(replay, sync),
+            Purpose::Look => (replay(), Ok(())),
+        };
+        let scan = scan?;
         report.segments += 1;
         self.replayed.push(segment);
         if !memtable.is_empty() {
             self.memtables.push(Arc::new(memtable));
         }
-        if self.purpose == Purpose::Look {
+        if purpose == Purpose::Look {
             return Ok(scan);
         }
-        // Also one that holds no write: the next segment names it, and takes it for durable.
-        let path = link.reader.path();
-        self.env.fs.sync_file(path).at("sync", path)?;
+        synced?;
         let node = self.config.node_id;
         self.env.meter.emit(VizEvent::Wal { node, segment, kind: WalKind::Replayed });
         Ok(scan)

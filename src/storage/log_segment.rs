@@ -175,6 +175,12 @@ impl LogSegment {
     }
 }
 
+fn is_zero(bytes: &[u8]) -> bool {
+    let (words, rest) = bytes.as_chunks::<64>();
+    words.iter().all(|word| word.iter().fold(0, |all, byte| all | byte) == 0)
+        && rest.iter().all(|byte| *byte == 0)
+}
+
 fn prepare(fs: &dyn Fs, path: &Path, file: &dyn WriteFile, room: u64) -> Result<()> {
     if room > 0 {
         file.preallocate(room).at("preallocate", path)?;
@@ -223,6 +229,8 @@ pub(crate) struct SegmentReader {
     path: PathBuf,
     file: Arc<dyn ReadFile>,
     size: u64,
+    /// Behind it there are zeros.
+    written: u64,
     window: Bytes,
     window_start: u64,
 }
@@ -231,7 +239,9 @@ impl SegmentReader {
     pub(crate) fn open(fs: &dyn Fs, path: PathBuf, id: FileId) -> Result<Self> {
         let file = fs.open(&path).at("open", &path)?;
         let size = file.size().at("size", &path)?;
-        Ok(Self { id, path, file, size, window: Bytes::new(), window_start: 0 })
+        // Asked before anything is read: for some file systems, what was read is as good as written.
+        let written = file.written().at("seek", &path)?;
+        Ok(Self { id, path, file, size, written, window: Bytes::new(), window_start: 0 })
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -305,10 +315,12 @@ impl SegmentReader {
     fn tail(&mut self, from: u64, limit: u64, next_seq: SeqNo) -> Result<Tail> {
         let mut tail = Tail::Clean;
         let mut at = from;
-        while at < limit {
-            let step = (limit - at).min(u64_of(WINDOW / 2));
+        // What was reserved and never written is not read: that would take longer than to replay what was.
+        let end = limit.min(self.written);
+        while at < end {
+            let step = (end - at).min(u64_of(WINDOW / 2));
             let chunk = self.bytes(at, usize_of(step))?;
-            if chunk.iter().any(|&byte| byte != 0) {
+            if !is_zero(&chunk) {
                 tail = Tail::Torn;
                 if self.frame_beyond(at..at + step, from, (limit, next_seq))? {
                     return Ok(Tail::DurableBeyond);
@@ -377,6 +389,8 @@ impl std::fmt::Debug for SegmentReader {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::FileExt;
+
     use super::*;
     use crate::env::OsFs;
     use crate::env::sim::{Fault, Operation, SimFs, Trouble};
@@ -435,6 +449,58 @@ mod tests {
         let mut bytes = segment_bytes(3, true);
         bytes.resize(bytes.len() + 3 * WINDOW, 0);
         assert_eq!((scan(&bytes).0, scan(&bytes).1.tail), (3, Tail::Clean));
+    }
+
+    /// A file, and how many bytes were read of it.
+    #[derive(Debug)]
+    struct Counting(Arc<dyn ReadFile>, Arc<AtomicU64>);
+
+    impl ReadFile for Counting {
+        fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+            self.1.fetch_add(u64_of(buf.len()), Ordering::Relaxed);
+            self.0.read_exact_at(buf, offset)
+        }
+        fn try_read_exact_at(&self, _: &mut [u8], _: u64) -> io::Result<()> {
+            Err(io::ErrorKind::WouldBlock.into())
+        }
+        fn size(&self) -> io::Result<u64> {
+            self.0.size()
+        }
+    }
+
+    #[test]
+    fn room_that_was_never_written_is_not_read_and_a_frame_behind_it_is_found() {
+        const ROOM: u64 = 64 << 20;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("000003.wal");
+        let (begin, whole) = (segment_bytes(3, true), segment_bytes(6, true));
+        let last = {
+            let mut encoder = FrameEncoder::default();
+            encoder.begin();
+            encoder.push(&WriteOp { key: "k".into(), kind: ValueKind::Put, value: "v".into() });
+            let parts = encoder.finish(ID, u64_of(whole.len()), SeqNo(100));
+            parts.iter().flat_map(|part| part.to_vec()).collect::<Vec<u8>>()
+        };
+        for behind in [None, Some(3 << 20)] {
+            let file = OsFs.create(&path).unwrap();
+            file.append(&[IoSlice::new(&begin)]).unwrap();
+            file.preallocate(ROOM).unwrap();
+            if let Some(behind) = behind {
+                let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+                file.write_all_at(&last, behind).unwrap();
+            }
+            let mut reader = SegmentReader::open(&OsFs, path.clone(), ID).unwrap();
+            assert_eq!(reader.size, ROOM);
+            let knows = reader.written < ROOM;
+            let read = Arc::<AtomicU64>::default();
+            reader.file = Arc::new(Counting(Arc::clone(&reader.file), Arc::clone(&read)));
+            let scan = reader.scan(u64::MAX, |_| true).unwrap();
+            let tail = if behind.is_some() { Tail::DurableBeyond } else { Tail::Clean };
+            assert_eq!((scan.end, scan.tail), (u64_of(begin.len()), tail));
+            let read = read.load(Ordering::Relaxed);
+            assert!(read <= behind.unwrap_or(0) + 4 * u64_of(WINDOW) || !knows, "read {read}");
+            std::fs::remove_file(&path).unwrap();
+        }
     }
 
     /// Commits `frames` groups of one put of `size` bytes, each synced, and returns what was committed.
