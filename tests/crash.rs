@@ -492,3 +492,24 @@ fn after_a_failed_sync_its_callers_know_and_later_writes_are_safe() {
         check(fs.crash(seed), &mut history, &format!("seed {seed}"));
     }
 }
+
+#[test]
+fn a_panic_at_any_call_to_the_log_costs_a_durable_write_nothing() {
+    for (operation, nth) in
+        Operation::MUTATING.into_iter().flat_map(|o| (0..12).map(move |n| (o, n)))
+    {
+        let fs = SimFs::new(nth);
+        let (fault, mut history) = (Fault::new(Trouble::Panic).on(operation), History::default());
+        let context = format!("{operation:?} {nth}");
+        in_paused_time(async {
+            let engine = open(&fs, roomy()).await.unwrap();
+            fs.inject(fault.at("/wal").after(nth).once());
+            for i in 0..40 {
+                let write = history.write(&engine, History::mixed(i), Durability::Sync).await;
+                write.unwrap_or_else(|error| panic!("{context}, write {i}: {error}"));
+            }
+            use_normally(&engine, &mut history).await;
+        });
+        check(fs.crash(nth), &mut history, &context);
+    }
+}

@@ -68,10 +68,8 @@ pub(crate) struct State {
 impl Drop for State {
     /// The root is gone, in order or with its runtime: nobody is left to answer.
     fn drop(&mut self) {
-        if self.shared.commits.refusal().is_none() {
-            let reason = "its runtime is gone".to_owned();
-            self.shared.commits.refuse(Error::Unavailable { component: "root", reason });
-        }
+        let reason = "its runtime is gone".to_owned();
+        self.shared.commits.abandon(Error::Unavailable { component: "root", reason });
         self.shared.routes.root.clear();
         self.shared.refresh_pressure();
     }

@@ -132,7 +132,6 @@ async fn commit(shared: &Arc<Shared>, lease: Lease) -> Result<bool> {
     }
     let sync = lease.needs_sync();
     if sync {
-        let start = shared.now();
         let (back, synced) = on_disk(shared, lease, |lease| lease.sync()).await?;
         lease = back;
         if let Err(error) = synced {
@@ -140,7 +139,6 @@ async fn commit(shared: &Arc<Shared>, lease: Lease) -> Result<bool> {
             shared.health.failing(Trouble::Log, &error, shared.now());
             return Ok(false);
         }
-        shared.metrics.wal_sync_ms.observe((shared.now() - start).as_secs_f64() * 1e3);
     }
     lease.finish();
     lease.seal_if_due();

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::queue::Request;
+use crate::env::Env;
 use crate::error::{Error, Result};
 use crate::format::wal::{FrameEncoder, Previous};
 use crate::memtable::Memtable;
@@ -105,6 +106,10 @@ impl Core {
         }
     }
 
+    pub(super) fn env(&self) -> &Env {
+        self.store.env()
+    }
+
     /// SeqNo up to which writes are visible to readers.
     pub(super) fn visible(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.visible)
@@ -176,12 +181,14 @@ impl Core {
 
     /// Makes everything written so far durable. Blocks.
     pub(crate) fn sync(&mut self) -> Result<()> {
+        let begun = self.env().clock.now();
         let written = self.next_seq.plus(self.ops()).0.saturating_sub(1);
         for segment in &self.unsynced {
             segment.sync()?;
         }
         self.unsynced.clear();
         self.segment.sync_commit()?; // who holds the core appends, so nobody does now
+        self.store.log_synced(begun);
         self.durable.fetch_max(written, Ordering::AcqRel);
         if self.phase == Phase::Written {
             self.phase = Phase::Durable;

@@ -44,6 +44,8 @@ pub(crate) struct Commits {
     queued: Tally,
     /// Whether the WAL writer was rung and has not yet found the queue empty.
     armed: AtomicBool,
+    /// Whether the last group of the WAL writer had more than one member.
+    in_company: AtomicBool,
     /// Rings the WAL writer.
     doorbell: Box<dyn Fn() + Send + Sync>,
     /// Tells the memtable owner that a memtable was sealed, or that one is due and no segment is at hand.
@@ -54,6 +56,8 @@ pub(crate) struct Commits {
     rung: AtomicBool,
     /// Whether the log takes nothing, as of the last time the core was given back.
     faulty: AtomicBool,
+    /// Whether there is no WAL writer any more, and none will come.
+    abandoned: AtomicBool,
     /// Why writes are refused, if they are.
     refusal: ArcSwapOption<Error>,
     visible: Arc<AtomicU64>,
@@ -75,11 +79,13 @@ impl Commits {
             room: Room::new(room),
             queued: Tally::default(),
             armed: AtomicBool::new(false),
+            in_company: AtomicBool::new(false),
             doorbell: Box::new(doorbell),
             seal_bell: Box::new(seal_bell),
             seal_rung: AtomicBool::new(false),
             rung: AtomicBool::new(false),
             faulty: AtomicBool::new(false),
+            abandoned: AtomicBool::new(false),
             refusal: ArcSwapOption::empty(),
             visible: core.visible(),
             durable: core.durable(),
@@ -118,13 +124,16 @@ impl Commits {
             Some(room) => room,
             None => self.wait_for_room(&batch, terms).await?,
         };
-        if !terms.sync
+        // Writers that came together last time share the next sync too.
+        let alone = !terms.sync || !self.in_company.load(Ordering::Relaxed);
+        if alone
             && !self.armed.load(Ordering::Acquire)
             && let Some(lease) = self.try_lease()
         {
             // Looked at again with the core in hand: after a refusal, whoever held the core once knows that no write follows.
             return match self.refusal() {
                 Some(refusal) => Err(refusal),
+                None if terms.sync => lease.commit_alone_on_disk(batch, room).await,
                 None => lease.commit_alone(batch, room),
             };
         }
@@ -234,6 +243,26 @@ impl Commits {
         self.room.refuse();
     }
 
+    /// Nobody will come for a group any more: refuses every write, also those that are left in the core. `error`: why, if writes were
+    /// not refused before.
+    pub(crate) fn abandon(&self, error: Error) {
+        if self.refusal().is_none() {
+            self.refuse(error);
+        }
+        self.abandoned.store(true, Ordering::Release);
+        self.fail_abandoned(&mut self.locked());
+    }
+
+    /// Answers the group that is left in the core, if nobody else will.
+    fn fail_abandoned(&self, core: &mut Option<Box<Core>>) {
+        let refusal = self.abandoned.load(Ordering::Acquire).then(|| self.refusal()).flatten();
+        if let (Some(core), Some(refusal)) = (core, refusal)
+            && !core.is_idle()
+        {
+            core.fail(&refusal);
+        }
+    }
+
     /// Takes writes again.
     pub(crate) fn accept(&self) {
         self.refusal.store(None);
@@ -297,7 +326,11 @@ impl Lease {
             return 0;
         }
         commits.queue.take_group(self.group());
-        self.taken()
+        let n = self.taken();
+        if n > 0 {
+            commits.in_company.store(n > 1, Ordering::Relaxed);
+        }
+        n
     }
 
     /// Commits a group of one on the spot.
@@ -307,22 +340,37 @@ impl Lease {
         self.group().push(request);
         self.taken();
         // The caller's task is not a supervised actor: a panic here must reach neither it nor the other callers.
-        let committed = catch_unwind(AssertUnwindSafe(|| match self.append() {
-            Ok(()) => {
-                let seq = self.finish();
-                self.seal_if_due();
-                Ok(seq)
-            }
-            Err(error) => {
-                self.fail(&error);
-                self.commits.ring(); // the log heals also if nobody writes any more
-                Err(error)
-            }
-        }));
-        committed.unwrap_or_else(|_panic| {
-            self.commits.ring();
-            Err(Error::Interrupted { component: "commit core" })
-        })
+        let committed = catch_unwind(AssertUnwindSafe(|| self.commit()));
+        committed.unwrap_or(Err(Error::Interrupted { component: "commit core" }))
+    }
+
+    /// Commits a group of one where waiting for the disk is allowed, and answers from there: a hop there and a hop back. Also if the
+    /// caller goes away; and if the job does, the WAL writer commits what it leaves.
+    async fn commit_alone_on_disk(mut self, batch: WriteBatch, room: Taken) -> Result<SeqNo> {
+        let (reply, answer) = oneshot::channel();
+        let queued = Some(self.commits.queued.share(u64_of(batch.bytes())));
+        let (reply, room) = (Some(reply), Some(room));
+        self.group().push(Request { batch, sync: true, inserted: 0, reply, room, _queued: queued });
+        self.taken();
+        let env = self.env().clone();
+        let done = env.on_disk(move || self.commit()).await;
+        done.or(answer.await.unwrap_or(Err(Error::Interrupted { component: "commit core" })))
+    }
+
+    /// Brings the group to its end and answers it.
+    fn commit(&mut self) -> Result<SeqNo> {
+        let mut on_disk = || {
+            self.append()?;
+            if self.needs_sync() { self.sync() } else { Ok(()) }
+        };
+        if let Err(error) = on_disk() {
+            self.fail(&error);
+            self.commits.ring(); // the log heals also if nobody writes any more
+            return Err(error);
+        }
+        let seq = self.finish();
+        self.seal_if_due();
+        Ok(seq)
     }
 }
 
@@ -350,9 +398,17 @@ impl Drop for Lease {
     fn drop(&mut self) {
         let due = self.is_seal_due() && self.needs_spare();
         self.commits.faulty.store(self.fault().is_some(), Ordering::Release);
-        *self.commits.locked() = self.core.take();
+        let left = !self.is_idle();
+        let mut place = self.commits.locked();
+        *place = self.core.take();
+        self.commits.fail_abandoned(&mut place);
+        drop(place);
         if self.commits.wanted.load(Ordering::Acquire) > 0 {
             self.commits.returned.notify_one();
+        }
+        if left {
+            // A panic left a group: the WAL writer brings it to its end.
+            self.commits.ring();
         }
         let sealed = self.commits.sealed.swap(false, Ordering::AcqRel);
         if (due || sealed) && !self.commits.seal_rung.swap(true, Ordering::AcqRel) {

@@ -4,8 +4,9 @@
 //! which takes everything that queued up meanwhile as one group. Both run the same steps.
 //!
 //! ```text
-//! write ─ core free?  ── yes ─▶ lease: append ▶ insert ▶ publish ▶ return          0 hops
-//!              └ no / Sync ──▶ queue, ring once ▶ WAL writer: lease, append all, one sync, insert, publish, answer each
+//! write ─ core free? ─ yes ──────▶ lease: append ▶ insert ▶ publish ▶ return                         0 hops
+//!             │         └ Sync ──▶ lease, to a thread that may wait: append ▶ sync ▶ insert ▶ publish, answer   2 hops
+//!             └ no, or in company ▶ queue, ring once ▶ WAL writer: lease, append all, one sync, insert, publish, answer each
 //! ```
 //!
 //! Invariants: log order = SeqNo order = insert order; a reader sees no write that is not in the log; a request lives in the

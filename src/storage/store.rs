@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::config::{ATLLConfig, Compression};
 use crate::env::Env;
 use crate::error::{IoContext, Result};
-use crate::observe::{BuildMetrics, ReadMetrics, VizEvent, WalKind};
+use crate::observe::{BuildMetrics, Histogram, LATENCY_MS, ReadMetrics, VizEvent, WalKind};
 use crate::storage::layout::Layout;
 use crate::storage::log_segment::LogSegment;
 use crate::storage::table::Table;
@@ -32,6 +32,7 @@ pub(crate) struct Store {
     restart_interval: usize,
     bloom_bits_per_key: usize,
     cache: Arc<TableCache>,
+    wal_sync_ms: Box<dyn Histogram>,
     build_metrics: Arc<BuildMetrics>,
     read_metrics: Arc<ReadMetrics>,
 }
@@ -52,6 +53,7 @@ impl Store {
                 u64_of(config.resources.block_cache_mib) << 20,
                 config.resources.open_files,
             ),
+            wal_sync_ms: env.meter.histo("wal_sync_ms", LATENCY_MS, &[]),
             build_metrics: BuildMetrics::new(&*env.meter),
             read_metrics: ReadMetrics::new(&*env.meter),
             env,
@@ -77,6 +79,12 @@ impl Store {
             let took = self.env.clock.now().saturating_sub(start);
             self.read_metrics.open_ms.observe(took.as_secs_f64() * 1e3);
         }
+    }
+
+    /// A sync of the log that was begun at `begun`, and for which writers waited, is done.
+    pub(crate) fn log_synced(&self, begun: Duration) {
+        let took = self.env.clock.now().saturating_sub(begun);
+        self.wal_sync_ms.observe(took.as_secs_f64() * 1e3);
     }
 
     /// A table that was begun at `begun` is complete.

@@ -68,6 +68,8 @@ pub enum Trouble {
     NoSpace,
     /// The process has no file descriptor left: `EMFILE`.
     TooManyFiles,
+    /// Whoever makes the call panics.
+    Panic,
 }
 
 impl Trouble {
@@ -76,6 +78,7 @@ impl Trouble {
             Self::Io => Errno::IO.into(),
             Self::NoSpace => Errno::NOSPC.into(),
             Self::TooManyFiles => Errno::MFILE.into(),
+            Self::Panic => panic!("as the test wants it"),
         }
     }
 }
