@@ -224,9 +224,7 @@ fn answer_the_last(shared: &Arc<Shared>, refusal: Error) {
     let commits = Arc::clone(&shared.commits);
     tokio::spawn(async move {
         let mut lease = commits.lease().await;
-        if !lease.is_idle() {
-            lease.fail(&refusal);
-        }
+        lease.give_up(&refusal);
     });
 }
 
@@ -429,6 +427,8 @@ async fn stop_children(state: &mut State) {
     }
     state.shared.routes.root.clear();
     state.shared.jobs_ended().await;
+    // A durable write whose caller went away is a job, too.
+    drop(state.shared.commits.lease().await);
 }
 
 /// Lets others open the directory.

@@ -101,6 +101,9 @@ async fn drain(shared: &Arc<Shared>) -> Result<()> {
         lease.distrust_half_written();
         let taken = if lease.is_idle() { lease.take_group() } else { usize::MAX };
         if taken == 0 {
+            if let Some(fault) = lease.fault() {
+                shared.health.failing(Trouble::Log, fault, shared.now());
+            }
             lease.seal_if_due();
             drop(lease);
             if shared.commits.disarm() {

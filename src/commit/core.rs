@@ -188,11 +188,11 @@ impl Core {
         }
         self.unsynced.clear();
         self.segment.sync_commit()?; // who holds the core appends, so nobody does now
-        self.store.log_synced(begun);
         self.durable.fetch_max(written, Ordering::AcqRel);
         if self.phase == Phase::Written {
             self.phase = Phase::Durable;
         }
+        self.store.log_synced(begun);
         Ok(())
     }
 
@@ -242,6 +242,17 @@ impl Core {
         self.phase = Phase::Idle;
         for request in self.group.drain(..) {
             request.answer(Err(error.clone()));
+        }
+    }
+
+    /// Nobody will come for the group: answers it with `error`, or, if anything of it may be in the file, that nobody knows.
+    pub(crate) fn give_up(&mut self, error: &Error) {
+        match self.phase {
+            Phase::Idle => {}
+            Phase::Taken => self.fail(error),
+            Phase::Writing | Phase::Written | Phase::Durable => {
+                self.fail(&Error::Interrupted { component: "commit core" });
+            }
         }
     }
 
@@ -311,6 +322,15 @@ impl Core {
     pub(crate) fn repair(&mut self) -> Result<()> {
         if self.fault.is_none() {
             return Ok(());
+        }
+        if self.group.iter().any(|request| request.inserted > 0) {
+            // It was left half inserted, and the file that has all of it is not trusted any more.
+            return Err(Error::Interrupted { component: "commit core" });
+        }
+        if self.phase != Phase::Idle {
+            // The next segment begins without it, and it is as durable as that.
+            self.durable.fetch_min(self.next_seq.0.saturating_sub(1), Ordering::AcqRel);
+            self.phase = Phase::Taken;
         }
         let next = match self.spare.take() {
             Some(spare) => spare,
@@ -383,5 +403,106 @@ impl Core {
     /// Forgets segments whose writes are all in tables. `floor`: the first segment that is still needed.
     pub(crate) fn forget_below(&mut self, floor: FileId) {
         self.unsynced.retain(|segment| segment.id() >= floor);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use tokio::sync::oneshot;
+
+    use super::*;
+    use crate::batch::WriteBatch;
+    use crate::config::ATLLConfig;
+    use crate::env::sim::{SimFs, VirtualClock, sim_env};
+    use crate::storage::log_segment::SegmentReader;
+    use crate::version::Version;
+    use crate::view::{Tree, View};
+
+    fn core(fs: &SimFs) -> Core {
+        let config = ATLLConfig { data_dir: PathBuf::from("/db"), ..ATLLConfig::default() };
+        let env = sim_env(fs, VirtualClock::default());
+        let store = Arc::new(Store::new(env, &config, FileId(1)));
+        store.layout().create(fs).unwrap();
+        let segment = store.create_segment().unwrap();
+        segment.write_header(Previous::default()).unwrap();
+        segment.sync().unwrap();
+        let tree = Tree::new(Arc::new(Version::empty(config.max_levels)), None, &store);
+        let active = Arc::new(Memtable::new(segment.id(), 1 << 20));
+        let views = Views::new(View { active, sealed: Vec::new(), tree: Arc::new(tree) });
+        let (views, seal_bytes) = (Arc::new(views), 1 << 20);
+        Core::new(CoreArgs { store, views, segment, next_seq: SeqNo(1), seal_bytes })
+    }
+
+    /// Takes a durable write of one operation, and gets it into the file.
+    fn appended(core: &mut Core, key: &str) -> oneshot::Receiver<Result<SeqNo>> {
+        let (reply, answer) = oneshot::channel();
+        let mut batch = WriteBatch::default();
+        batch.put(key.to_owned(), "value");
+        let (reply, room) = (Some(reply), None);
+        core.group().push(Request { batch, sync: true, inserted: 0, reply, room, _queued: None });
+        core.taken();
+        core.append().unwrap();
+        answer
+    }
+
+    /// Keys and SeqNos in the open segment.
+    fn logged(core: &Core, fs: &SimFs) -> Vec<(SeqNo, String)> {
+        let path = core.store.layout().wal(core.segment.id());
+        let mut logged = Vec::new();
+        let mut reader = SegmentReader::open(fs, path, core.segment.id()).unwrap();
+        let each = |frame: crate::format::wal::Frame| {
+            let mut seq = frame.base_seq;
+            for op in frame.ops {
+                logged.push((seq, String::from_utf8(op.key.to_vec()).unwrap()));
+                seq = seq.plus(1);
+            }
+            true
+        };
+        reader.scan(u64::MAX, each).unwrap();
+        logged
+    }
+
+    #[test]
+    fn a_group_left_behind_in_a_segment_that_is_given_up_is_in_the_next() {
+        for synced in [false, true] {
+            let fs = SimFs::new(1);
+            let mut core = core(&fs);
+            let mut first = appended(&mut core, "a");
+            if synced {
+                core.sync().unwrap();
+            }
+            // Whoever had it panics here, and then a sync in the background fails.
+            core.give_up_segment(&Error::Closed);
+            core.repair().unwrap();
+            assert!(core.durable().load(Ordering::Acquire) < 1, "it is nowhere now");
+            core.append().unwrap();
+            assert!(core.needs_sync());
+            core.sync().unwrap();
+            assert_eq!(core.finish(), SeqNo(1));
+            assert_eq!(first.try_recv().unwrap().unwrap(), SeqNo(1));
+            let _second = appended(&mut core, "b");
+            core.sync().unwrap();
+            assert_eq!(core.finish(), SeqNo(2));
+            let expected = [(SeqNo(1), "a".to_owned()), (SeqNo(2), "b".to_owned())];
+            assert_eq!(logged(&core, &fs), expected);
+        }
+    }
+
+    #[test]
+    fn who_gives_a_group_up_says_whether_anything_of_it_may_be_there() {
+        let refusal = Error::Unavailable { component: "root", reason: "a test".to_owned() };
+        for in_file in [false, true] {
+            let mut core = core(&SimFs::new(1));
+            let mut answer = appended(&mut core, "a");
+            if !in_file {
+                core.phase = Phase::Taken;
+            }
+            core.give_up(&refusal);
+            let error = answer.try_recv().unwrap().unwrap_err();
+            assert_eq!(matches!(error, Error::Interrupted { .. }), in_file, "{error}");
+            assert!(core.is_idle());
+        }
     }
 }

@@ -256,10 +256,8 @@ impl Commits {
     /// Answers the group that is left in the core, if nobody else will.
     fn fail_abandoned(&self, core: &mut Option<Box<Core>>) {
         let refusal = self.abandoned.load(Ordering::Acquire).then(|| self.refusal()).flatten();
-        if let (Some(core), Some(refusal)) = (core, refusal)
-            && !core.is_idle()
-        {
-            core.fail(&refusal);
+        if let (Some(core), Some(refusal)) = (core, refusal) {
+            core.give_up(&refusal);
         }
     }
 
@@ -279,7 +277,7 @@ impl Commits {
             return None;
         }
         let core = self.locked().take()?;
-        let lease = Lease { core: Some(core), commits: Arc::clone(self) };
+        let lease = Lease { core: Some(core), commits: Arc::clone(self), rings: false };
         (lease.is_idle() && lease.fault().is_none()).then_some(lease)
     }
 
@@ -290,7 +288,7 @@ impl Commits {
             let returned = self.returned.notified();
             let core = self.locked().take();
             if let Some(core) = core {
-                return Lease { core: Some(core), commits: Arc::clone(self) };
+                return Lease { core: Some(core), commits: Arc::clone(self), rings: false };
             }
             returned.await;
         }
@@ -314,6 +312,8 @@ pub(crate) struct Lease {
     /// `Some` until the lease is dropped.
     core: Option<Box<Core>>,
     commits: Arc<Commits>,
+    /// The WAL writer is rung once the core is back.
+    rings: bool,
 }
 
 impl Lease {
@@ -365,7 +365,7 @@ impl Lease {
         };
         if let Err(error) = on_disk() {
             self.fail(&error);
-            self.commits.ring(); // the log heals also if nobody writes any more
+            self.rings = true; // the log heals also if nobody writes any more
             return Err(error);
         }
         let seq = self.finish();
@@ -406,9 +406,9 @@ impl Drop for Lease {
         if self.commits.wanted.load(Ordering::Acquire) > 0 {
             self.commits.returned.notify_one();
         }
-        if left {
-            // A panic left a group: the WAL writer brings it to its end.
-            self.commits.ring();
+        if left || self.rings {
+            // A panic left a group: the WAL writer brings it to its end. It may be about to go to sleep, so it is not asked.
+            self.commits.ring_again();
         }
         let sealed = self.commits.sealed.swap(false, Ordering::AcqRel);
         if (due || sealed) && !self.commits.seal_rung.swap(true, Ordering::AcqRel) {

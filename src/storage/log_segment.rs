@@ -47,6 +47,8 @@ pub(crate) struct LogSegment {
     /// Bytes that the file was made for; 0 if nothing was reserved.
     room: u64,
     ahead: Mutex<Ahead>,
+    /// Held by the one who syncs.
+    syncing: Mutex<()>,
 }
 
 /// What a segment that is synced by commits has behind its end.
@@ -79,6 +81,7 @@ impl LogSegment {
             durable: AtomicU64::new(0),
             room,
             ahead: Mutex::default(),
+            syncing: Mutex::default(),
         })
     }
 
@@ -154,7 +157,10 @@ impl LogSegment {
     }
 
     /// Makes everything appended before the call durable. Blocks.
+    ///
+    /// One at a time: the system tells a failure to one of those who wait, and whoever comes behind that one is told by the file.
     pub(crate) fn sync(&self) -> Result<()> {
+        let _alone = self.syncing.lock().unwrap_or_else(PoisonError::into_inner);
         let len = self.len();
         if let Err(error) = self.file.sync() {
             self.distrust();
@@ -390,6 +396,7 @@ impl std::fmt::Debug for SegmentReader {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::FileExt;
+    use std::sync::atomic::AtomicBool;
 
     use super::*;
     use crate::env::OsFs;
@@ -499,7 +506,7 @@ mod tests {
             assert_eq!((scan.end, scan.tail), (u64_of(begin.len()), tail));
             let read = read.load(Ordering::Relaxed);
             assert!(read <= behind.unwrap_or(0) + 4 * u64_of(WINDOW) || !knows, "read {read}");
-            std::fs::remove_file(&path).unwrap();
+            OsFs.remove(&path).unwrap();
         }
     }
 
@@ -636,6 +643,58 @@ mod tests {
         let seen = std::fs::read(dir.path().join("a")).unwrap();
         assert_eq!(seen, sim.read_all(Path::new("/a")).unwrap());
         assert_eq!((seen.len(), &seen[..7]), (100_000, &b"abcde\0\0"[..]));
+    }
+
+    /// A file whose first sync fails once a second has begun, or if none does for a while: only the first is told, as systems do.
+    #[derive(Debug, Default)]
+    struct ToldOnce {
+        begun: AtomicU64,
+        broken: AtomicBool,
+    }
+
+    impl WriteFile for ToldOnce {
+        fn append(&self, _: &[IoSlice<'_>]) -> io::Result<()> {
+            Ok(())
+        }
+        fn sync(&self) -> io::Result<()> {
+            if self.broken.load(Ordering::Acquire) {
+                return Err(io::Error::other("broken"));
+            }
+            if self.begun.fetch_add(1, Ordering::AcqRel) > 0 {
+                return Ok(());
+            }
+            for _ in 0..100_000 {
+                if self.begun.load(Ordering::Acquire) > 1 {
+                    break;
+                }
+                std::thread::yield_now();
+            }
+            self.broken.store(true, Ordering::Release);
+            Err(io::Error::other("the disk does not write"))
+        }
+        fn len(&self) -> u64 {
+            1000
+        }
+        fn preallocate(&self, _: u64) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn of_two_who_sync_at_once_neither_is_told_that_all_is_well_when_it_is_not() {
+        let mut segment = segment(&SimFs::new(1), 0);
+        let file = Arc::<ToldOnce>::default();
+        segment.file = Arc::clone(&file) as Arc<dyn WriteFile>;
+        std::thread::scope(|scope| {
+            let first = scope.spawn(|| segment.sync());
+            while file.begun.load(Ordering::Acquire) == 0 {
+                std::thread::yield_now();
+            }
+            let second = segment.sync();
+            assert!(second.is_err(), "it had nothing to do with the failure of the first");
+            assert!(first.join().unwrap().is_err());
+        });
+        assert!(!segment.is_synced());
     }
 
     #[test]

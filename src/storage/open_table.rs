@@ -35,6 +35,8 @@ pub(super) struct Section {
     pub(super) leaf: OnceLock<LeafIndex>,
     pub(super) filter: OnceLock<Filter>,
     bytes: AtomicU64,
+    /// Bytes that were counted as forgotten: only a reader holds them still.
+    forgotten: AtomicU64,
     /// Whether it was read since the table cache last looked for memory.
     mark: AtomicBool,
     cache: Arc<TableCache>,
@@ -99,6 +101,8 @@ impl OpenTable {
             let bytes = section.bytes();
             if bytes > 0 && !(was_read && spared) {
                 freed += bytes;
+                section.forgotten.store(bytes, Ordering::Relaxed);
+                section.cache.forgotten(bytes);
                 *section = Arc::new(Section::new(Arc::clone(&section.cache)));
             }
         }
@@ -124,6 +128,7 @@ impl Section {
             leaf: OnceLock::new(),
             filter: OnceLock::new(),
             bytes: AtomicU64::new(0),
+            forgotten: AtomicU64::new(0),
             mark: AtomicBool::new(true),
             cache,
         }
@@ -142,7 +147,7 @@ impl Section {
 
 impl Drop for Section {
     fn drop(&mut self) {
-        self.cache.unpinned(*self.bytes.get_mut());
+        self.cache.unpinned(*self.bytes.get_mut(), *self.forgotten.get_mut());
     }
 }
 

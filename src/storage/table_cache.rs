@@ -48,6 +48,8 @@ pub(crate) struct TableCache {
     open: AtomicUsize,
     /// Bytes of indexes and filters, those included that only a reader still holds.
     pinned: AtomicU64,
+    /// Of those, the bytes that only a reader still holds.
+    forgotten: AtomicU64,
     buffers: Tally,
     /// Changed under the lock of `clock`.
     opened: ArcSwap<OpenTables>,
@@ -127,6 +129,7 @@ impl TableCache {
             pinned_max,
             open: AtomicUsize::new(0),
             pinned: AtomicU64::new(0),
+            forgotten: AtomicU64::new(0),
             buffers: Tally::default(),
             opened: ArcSwap::default(),
             clock: Mutex::default(),
@@ -170,13 +173,25 @@ impl TableCache {
         self.pinned.fetch_add(bytes, Ordering::AcqRel);
     }
 
-    pub(super) fn unpinned(&self, bytes: u64) {
+    /// So many of them are only held by readers from now on: no sweep frees them.
+    pub(super) fn forgotten(&self, bytes: u64) {
+        self.forgotten.fetch_add(bytes, Ordering::AcqRel);
+    }
+
+    /// So many bytes are gone, of which so many were forgotten.
+    pub(super) fn unpinned(&self, bytes: u64, forgotten: u64) {
         self.pinned.fetch_sub(bytes, Ordering::AcqRel);
+        self.forgotten.fetch_sub(forgotten, Ordering::AcqRel);
+    }
+
+    /// Bytes that a sweep can free.
+    fn kept_bytes(&self) -> u64 {
+        self.pinned_bytes().saturating_sub(self.forgotten.load(Ordering::Acquire))
     }
 
     /// Whether an index or filter of so many bytes drives out no other.
     pub(super) fn may_pin(&self, bytes: u64) -> bool {
-        self.pinned_bytes().saturating_add(bytes) <= self.pinned_max
+        self.kept_bytes().saturating_add(bytes) <= self.pinned_max
     }
 
     /// Most bytes that blocks, indexes and filters take together.
@@ -240,7 +255,7 @@ impl TableCache {
 
     /// Drops indexes and filters if they take too much, and gives blocks the rest.
     pub(super) fn settle(&self) {
-        if self.pinned_bytes() > self.pinned_max {
+        if self.kept_bytes() > self.pinned_max {
             self.sweep();
         }
         self.lend();
@@ -251,7 +266,7 @@ impl TableCache {
         // Dropped behind the lock: the last holder of a table takes the lock when it goes.
         let mut passed = Vec::new();
         let mut clock = self.clock();
-        let before = self.pinned_bytes();
+        let before = self.kept_bytes();
         if before <= self.pinned_max {
             return;
         }

@@ -690,6 +690,30 @@ fn indexes_and_filters_that_are_read_stay_when_those_of_other_sections_go() {
 }
 
 #[test]
+fn what_only_a_reader_holds_still_drives_out_nothing_more() {
+    let fixture = write(&numbered(4000), options(), 100);
+    let alone = table_on(Arc::new(OsFs), &fixture, 0);
+    alone.load_all().unwrap();
+    let max = alone.pinned_bytes() / 2;
+    let cache = TableCache::with(0, Some(0), (100, max));
+    let table = shared_table(&fixture, 0, &cache);
+    let read = |n: u64| {
+        let key = format!("key_{n:08}");
+        assert!(get(&table, key.as_bytes(), u64::MAX, Access::Wait).unwrap().is_some());
+    };
+    // One who looks at the tables of before, as a lookup does until it ends.
+    let mut held = Vec::new();
+    for n in (50..4000).step_by(100) {
+        held.push(cache.open_tables());
+        read(n);
+        let kept = table.pinned_bytes();
+        assert!(kept <= max && (n < 2000 || kept > max / 8 * 7), "{n}: {kept} of {max}");
+    }
+    drop(held);
+    assert_eq!(table.pinned_bytes(), cache.pinned_bytes());
+}
+
+#[test]
 fn a_reader_keeps_a_table_usable_that_is_closed_meanwhile() {
     let fixture = write(&numbered(500), options(), 1000);
     let cache = TableCache::with(0, Some(0), (1, 1));

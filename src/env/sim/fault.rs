@@ -73,6 +73,7 @@ pub enum Trouble {
 }
 
 impl Trouble {
+    #[expect(clippy::panic, reason = "a test asked for it")]
     pub(super) fn error(self) -> io::Error {
         match self {
             Self::Io => Errno::IO.into(),
