@@ -484,6 +484,18 @@ fn a_durable_write_whose_job_never_runs_is_left_to_the_engine_and_answered_also_
 }
 
 #[test]
+fn a_durable_write_is_done_also_for_a_caller_of_another_executor() {
+    let fs = SimFs::new(1);
+    let first = runtime(1);
+    let engine = first.block_on(LsmEngine::open_in(config(), pooled(&fs))).unwrap();
+    for _ in 0..3 {
+        futures::executor::block_on(engine.write(pair("new"), SYNC)).unwrap();
+    }
+    assert_eq!(first.block_on(shown_pair(&engine)), "new");
+    first.block_on(engine.shutdown()).unwrap();
+}
+
+#[test]
 fn a_normal_life_goes_well_on_every_kind_of_runtime() {
     for threads in [0, 1, 4] {
         let fs = SimFs::new(1);

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
+use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot};
 
 use super::core::Core;
@@ -124,8 +125,9 @@ impl Commits {
             Some(room) => room,
             None => self.wait_for_room(&batch, terms).await?,
         };
-        // Writers that came together last time share the next sync too.
-        let alone = !terms.sync || !self.in_company.load(Ordering::Relaxed);
+        // Writers that came together last time share the next sync too. Callers of another executor have no thread to offer.
+        let alone = !terms.sync
+            || (!self.in_company.load(Ordering::Relaxed) && Handle::try_current().is_ok());
         if alone
             && !self.armed.load(Ordering::Acquire)
             && let Some(lease) = self.try_lease()
