@@ -108,16 +108,15 @@ impl<P: Parts> Cursor for Concat<P> {
     }
 
     #[inline]
-    fn advance(&mut self) -> Result<(), Stop> {
+    fn advance(&mut self) -> Result<bool, Stop> {
         if self.placing.is_none()
             && let Some((_, cursor)) = &mut self.open
+            && cursor.advance()?
         {
-            cursor.advance()?;
-            if cursor.entry().is_some() {
-                return Ok(());
-            }
+            return Ok(true);
         }
-        self.settle()
+        self.settle()?;
+        Ok(self.open.is_some())
     }
 
     #[inline]
@@ -171,10 +170,10 @@ mod tests {
             Ok(())
         }
 
-        fn advance(&mut self) -> Result<(), Stop> {
+        fn advance(&mut self) -> Result<bool, Stop> {
             self.step()?;
             self.at += 1;
-            Ok(())
+            Ok(self.entry().is_some())
         }
 
         fn entry(&self) -> Option<EntryRef<'_>> {
@@ -218,7 +217,7 @@ mod tests {
         }
     }
 
-    fn retry(mut step: impl FnMut() -> Result<(), Stop>) {
+    fn retry<T>(mut step: impl FnMut() -> Result<T, Stop>) {
         while step().is_err() {}
     }
 

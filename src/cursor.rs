@@ -73,8 +73,8 @@ pub(crate) trait Cursor: Send {
         false
     }
 
-    /// Moves to the next entry. REQUIRES: `entry` is `Some`.
-    fn advance(&mut self) -> Result<(), Stop>;
+    /// Moves to the next entry, and tells whether there is one. REQUIRES: `entry` is `Some`.
+    fn advance(&mut self) -> Result<bool, Stop>;
 
     /// The entry under the cursor; `None` before the first `rewind` or `seek`, and behind the last entry.
     fn entry(&self) -> Option<EntryRef<'_>>;

@@ -147,15 +147,16 @@ impl<C: Cursor> Cursor for Merge<C> {
     }
 
     #[inline]
-    fn advance(&mut self) -> Result<(), Stop> {
-        self.place_late()?;
-        let Some(&top) = self.heap.first() else { return Ok(()) };
-        self.sources[top].advance()?;
-        if self.sources[top].entry().is_none() {
+    fn advance(&mut self) -> Result<bool, Stop> {
+        if !self.late.is_empty() {
+            self.place_late()?;
+        }
+        let Some(&top) = self.heap.first() else { return Ok(false) };
+        if !self.sources[top].advance()? {
             self.heap.swap_remove(0);
         }
         self.sift_down(0);
-        Ok(())
+        Ok(!self.heap.is_empty())
     }
 
     #[inline]
@@ -216,8 +217,16 @@ impl<C: Cursor> Visible<C> {
         snapshot: SeqNo,
         now_ms: u64,
     ) -> Self {
-        let (last_key, candidate) = (None, None);
-        Self { cursor, direction, range, snapshot, now_ms, advancing: false, last_key, candidate }
+        Self {
+            cursor,
+            direction,
+            range,
+            snapshot,
+            now_ms,
+            advancing: false,
+            last_key: None,
+            candidate: None,
+        }
     }
 
     /// Goes to the start in the direction of the cursor.
@@ -369,10 +378,10 @@ mod tests {
             !key.iter().any(|byte| byte % 3 == 0) && self.entries.iter().all(|e| e.0 != key)
         }
 
-        fn advance(&mut self) -> Result<(), Stop> {
+        fn advance(&mut self) -> Result<bool, Stop> {
             self.step()?;
             self.at += 1;
-            Ok(())
+            Ok(self.entry().is_some())
         }
 
         fn entry(&self) -> Option<EntryRef<'_>> {
@@ -504,7 +513,8 @@ mod tests {
                     }
                     // A step that is given up half-way, if it stops, for another placement.
                     3 => {
-                        let _given_up = if rng.bool() { merge.advance() } else { merge.seek(&key) };
+                        let _given_up =
+                            if rng.bool() { merge.advance().map(drop) } else { merge.seek(&key) };
                         let key = [rng.u8(..13)];
                         retry(|| merge.seek(&key));
                         at = all.partition_point(|entry| entry.0[..] < key[..]);

@@ -44,7 +44,7 @@ use crate::env::Env;
 pub use crate::error::{Error, Result};
 use crate::observe::{BuildMetrics, Histogram, Meter, ReadMetrics};
 use crate::storage::{
-    Access, Fetch, NO_TABLES, Table, TableCache, TableCursor, TableOptions, TableWriter,
+    Access, Fetch, Helpers, NO_TABLES, Table, TableCache, TableCursor, TableOptions, TableWriter,
 };
 use crate::types::{Direction, FileId, KeyRange, Level, SeqNo, ValueKind, hash_key, u64_of};
 use crate::version::TableMeta;
@@ -437,7 +437,8 @@ impl SSTableReader {
         config.validate()?;
         let begun = env.clock.now();
         let metrics = ReadMetrics::new(env.meter.as_ref());
-        let cache = TableCache::alone(u64_of(config.block_cache_mb) << 20);
+        let helpers = Some(Helpers::new(&env));
+        let cache = TableCache::alone(u64_of(config.block_cache_mb) << 20, helpers);
         let (fs, table_metrics) = (Arc::clone(&env.fs), Arc::clone(&metrics));
         let open = move || {
             let table = Table::open(fs, config.path, cache, table_metrics)?;
@@ -571,7 +572,7 @@ impl SSTableIterator {
                 Step::Nothing => return Ok(()),
                 Step::Rewind => self.cursor.rewind(),
                 Step::Seek(key) => self.cursor.seek(key),
-                Step::Advance => self.cursor.advance(),
+                Step::Advance => self.cursor.advance().map(drop),
             };
             match moved {
                 Ok(()) => self.next = Step::Nothing,

@@ -344,10 +344,10 @@ impl Cursor for SlotCursor {
     }
 
     #[inline]
-    fn advance(&mut self) -> Result<(), Stop> {
-        self.merge.advance()?;
+    fn advance(&mut self) -> Result<bool, Stop> {
+        let more = self.merge.advance()?;
         self.items += 1;
-        Ok(())
+        Ok(more)
     }
 
     #[inline]
@@ -405,7 +405,7 @@ impl Cursor for Source {
     }
 
     #[inline]
-    fn advance(&mut self) -> Result<(), Stop> {
+    fn advance(&mut self) -> Result<bool, Stop> {
         each!(self, source => source.advance())
     }
 

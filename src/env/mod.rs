@@ -97,6 +97,38 @@ impl Env {
         })
     }
 
+    /// Threads that can work beside the one that asks: the same number on every machine if the disk is simulated.
+    pub(crate) fn spare_threads(&self) -> usize {
+        match self.blocking {
+            Blocking::Pool => std::thread::available_parallelism().map_or(0, |all| all.get() - 1),
+            Blocking::Inline => 1,
+            #[cfg(feature = "sim")]
+            Blocking::Delayed(_) => 1,
+        }
+    }
+
+    /// Runs `job`, which may wait for the disk, at some time, for nobody who waits for it. Not at all if there is no thread for it.
+    pub(crate) fn beside(&self, job: impl FnOnce() + Send + 'static) {
+        match &self.blocking {
+            Blocking::Pool => {
+                if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+                    drop(runtime.spawn_blocking(job));
+                }
+            }
+            Blocking::Inline => {
+                drop(std::panic::catch_unwind(std::panic::AssertUnwindSafe(job)));
+            }
+            #[cfg(feature = "sim")]
+            Blocking::Delayed(latency) => {
+                let delay = self.clock.sleep(latency.draw());
+                drop(tokio::spawn(async move {
+                    delay.await;
+                    job();
+                }));
+            }
+        }
+    }
+
     /// Runs `job`, which may wait for the disk, where waiting is allowed.
     ///
     /// The job runs to its end even if the returned future is dropped.

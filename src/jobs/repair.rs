@@ -560,7 +560,7 @@ fn last_key(table: &TableMeta) -> bytes::Bytes {
 struct Patient<C>(C);
 
 impl<C: Cursor> Patient<C> {
-    fn insist(&mut self, mut step: impl FnMut(&mut C) -> Result<(), Stop>) -> Result<(), Stop> {
+    fn insist<T>(&mut self, mut step: impl FnMut(&mut C) -> Result<T, Stop>) -> Result<T, Stop> {
         loop {
             match step(&mut self.0) {
                 Err(Stop::Blocked(read)) => read()?,
@@ -579,7 +579,7 @@ impl<C: Cursor> Cursor for Patient<C> {
         self.insist(|cursor| cursor.seek(key))
     }
 
-    fn advance(&mut self) -> Result<(), Stop> {
+    fn advance(&mut self) -> Result<bool, Stop> {
         self.insist(C::advance)
     }
 

@@ -171,9 +171,9 @@ impl Cursor for MemtableCursor {
     }
 
     #[inline]
-    fn advance(&mut self) -> Result<(), Stop> {
+    fn advance(&mut self) -> Result<bool, Stop> {
         self.walk.advance(&self.memtable.tree);
-        Ok(())
+        Ok(self.entry().is_some())
     }
 
     #[inline]

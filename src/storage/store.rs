@@ -11,6 +11,7 @@ use crate::error::{IoContext, Result};
 use crate::observe::{BuildMetrics, Histogram, LATENCY_MS, ReadMetrics, VizEvent, WalKind};
 use crate::storage::layout::Layout;
 use crate::storage::log_segment::LogSegment;
+use crate::storage::prefetch::Helpers;
 use crate::storage::table::Table;
 use crate::storage::table_cache::TableCache;
 use crate::storage::table_writer::{TableOptions, TableWriter};
@@ -52,6 +53,7 @@ impl Store {
             cache: TableCache::new(
                 u64_of(config.resources.block_cache_mib) << 20,
                 config.resources.open_files,
+                Helpers::new(&env),
             ),
             wal_sync_ms: env.meter.histo("wal_sync_ms", LATENCY_MS, &[]),
             build_metrics: BuildMetrics::new(&*env.meter),

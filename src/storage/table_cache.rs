@@ -23,6 +23,7 @@ use rustix::io::Errno;
 
 use super::cache::BlockCache;
 use super::open_table::OpenTable;
+use super::prefetch::Helpers;
 use super::table::Table;
 use crate::error::{Error, Result};
 use crate::tally::Tally;
@@ -51,6 +52,7 @@ pub(crate) struct TableCache {
     /// Of those, the bytes that only a reader still holds.
     forgotten: AtomicU64,
     buffers: Tally,
+    helpers: Option<Arc<Helpers>>,
     /// Changed under the lock of `clock`.
     opened: ArcSwap<OpenTables>,
     clock: Mutex<Clock>,
@@ -107,20 +109,21 @@ pub(super) struct OpenPlace {
 impl TableCache {
     /// For an engine: at most `open_max` tables are open; their indexes and filters, and blocks, take at most `budget` bytes. Up to
     /// seven eighths of that go to indexes and filters, at least [`PINNED_MIN`] in any case.
-    pub(crate) fn new(budget: u64, open_max: usize) -> Arc<Self> {
+    pub(crate) fn new(budget: u64, open_max: usize, helpers: Arc<Helpers>) -> Arc<Self> {
         let pinned_max = (budget / 8 * 7).max(PINNED_MIN);
-        Self::with(budget, Some(budget), (open_max, pinned_max))
+        Self::with(budget, Some(budget), (open_max, pinned_max), Some(helpers))
     }
 
     /// For a table that stands alone: nothing is ever closed, and all of `block_bytes` are for blocks.
-    pub(crate) fn alone(block_bytes: u64) -> Arc<Self> {
-        Self::with(block_bytes, None, (usize::MAX, u64::MAX))
+    pub(crate) fn alone(block_bytes: u64, helpers: Option<Arc<Helpers>>) -> Arc<Self> {
+        Self::with(block_bytes, None, (usize::MAX, u64::MAX), helpers)
     }
 
     pub(super) fn with(
         block_bytes: u64,
         budget: Option<u64>,
         (open_max, pinned_max): (usize, u64),
+        helpers: Option<Arc<Helpers>>,
     ) -> Arc<Self> {
         Arc::new(Self {
             blocks: BlockCache::new(block_bytes),
@@ -131,6 +134,7 @@ impl TableCache {
             pinned: AtomicU64::new(0),
             forgotten: AtomicU64::new(0),
             buffers: Tally::default(),
+            helpers,
             opened: ArcSwap::default(),
             clock: Mutex::default(),
         })
@@ -159,6 +163,11 @@ impl TableCache {
     /// Bytes of read-ahead and output buffers.
     pub(crate) const fn buffers(&self) -> &Tally {
         &self.buffers
+    }
+
+    /// Threads that help scans, if there are any.
+    pub(super) const fn helpers(&self) -> Option<&Arc<Helpers>> {
+        self.helpers.as_ref()
     }
 
     /// Whether there is room for `bytes` more that a scan would read ahead: all buffers together may take half of what blocks,

@@ -1,34 +1,23 @@
 //! Walks a table, or a key range of it, in either direction.
 //!
 //! Forward, the key under the cursor is patched from entry to entry; backward, a block's keys are decoded into one arena and walked
-//! from its end. Blocks that follow each other are read ahead: 256 KiB at once for a compaction; for a scan, one block, then
-//! 16 KiB, then twice as much each time up to 256 KiB. A scan that comes so far leaves the cache to those who read again.
+//! from its end.
 //!
 //! Invariant: a step loads and checks all it needs before it changes where the cursor is.
 
 use std::cmp::Ordering;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
 
 use crate::cursor::{Cursor, EntryRef, Stop};
 use crate::error::{Damage, Result};
 use crate::format::block::{Bound, DataBlock, EntryCodec, RawEntry};
-use crate::format::frame::{BlockKind, TRAILER};
-use crate::format::index::LeafIndex;
-use crate::storage::open_table::OpenTable;
+use crate::storage::block_source::{BlockSource, Spot};
 use crate::storage::table::{Access, Extent, Table};
-use crate::tally::Share;
-use crate::types::{Direction, KeyRange, SeqNo, ValueKind, u64_of, usize_of};
+use crate::types::{Direction, KeyRange, SeqNo, ValueKind, u64_of};
 use crate::version::SectionMeta;
-
-const READ_AHEAD_MIN: usize = 16 << 10;
-const READ_AHEAD_MAX: usize = 256 << 10;
-/// A scan that reads so much at once is a long one: it puts no more blocks into the cache.
-const LONG: usize = 128 << 10;
-/// More blocks than any step comes by.
-const PENDING_MAX: usize = 8;
 
 /// Cursor over the entries of a table whose keys are in a range.
 #[derive(Debug)]
@@ -46,13 +35,6 @@ pub(crate) struct TableCursor {
     /// Memory for the next key or block, so that a step that fails changes nothing.
     spare_key: Vec<u8>,
     spare_block: Backward,
-}
-
-/// A data block of a table.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Spot {
-    section: usize,
-    block: usize,
 }
 
 /// The entry under a forward cursor.
@@ -324,6 +306,7 @@ impl Cursor for TableCursor {
     }
 
     fn seek(&mut self, key: &[u8]) -> Result<(), Stop> {
+        self.source.restart();
         let moved = match self.direction {
             Direction::Forward => {
                 let range = self.range.clone();
@@ -338,14 +321,14 @@ impl Cursor for TableCursor {
     }
 
     #[inline]
-    fn advance(&mut self) -> Result<(), Stop> {
-        if !self.valid {
-            return Ok(());
+    fn advance(&mut self) -> Result<bool, Stop> {
+        if self.valid {
+            match self.direction {
+                Direction::Forward => self.advance_forward()?,
+                Direction::Backward => self.advance_backward()?,
+            }
         }
-        match self.direction {
-            Direction::Forward => self.advance_forward(),
-            Direction::Backward => self.advance_backward(),
-        }
+        Ok(self.valid)
     }
 
     #[inline]
@@ -434,251 +417,5 @@ impl Backward {
     fn entry(&self) -> Option<(&[u8], &Decoded)> {
         let entry = self.entries.get(self.at)?;
         Some((self.keys.get(entry.key.clone())?, entry))
-    }
-}
-
-/// Bytes of a file that were read at once.
-#[derive(Clone, Debug)]
-struct Window {
-    start: u64,
-    bytes: Bytes,
-}
-
-impl Window {
-    /// The bytes of a block, if all of them are here.
-    fn slice(&self, extent: Extent) -> Option<Bytes> {
-        let start = usize_of(extent.offset.checked_sub(self.start)?);
-        let end = start.checked_add(extent.len)?;
-        (end <= self.bytes.len()).then(|| self.bytes.slice(start..end))
-    }
-}
-
-/// Where the blocks of a cursor come from.
-#[derive(Debug)]
-struct BlockSource {
-    table: Arc<Table>,
-    access: Access,
-    fill_cache: bool,
-    /// A compaction neither asks nor fills the cache.
-    past_cache: bool,
-    direction: Direction,
-    /// Bytes of the next read, if as many blocks follow.
-    ahead: usize,
-    window: Option<Window>,
-    /// Counts the window.
-    buffered: Share,
-    /// What a blocked step waited for.
-    awaited: Arc<Mutex<Option<Window>>>,
-    /// The table, held open until the step is through.
-    open: Arc<OnceLock<Arc<OpenTable>>>,
-    /// Blocks of a step that stopped half-way, for its next try.
-    pending: Vec<(Extent, Bytes)>,
-}
-
-impl BlockSource {
-    fn new(table: Arc<Table>, direction: Direction, access: Access, fill_cache: bool) -> Self {
-        let past_cache = access == Access::Wait && !fill_cache;
-        let ahead = if past_cache { READ_AHEAD_MAX } else { 0 };
-        Self {
-            buffered: table.cache().buffers().share(0),
-            table,
-            access,
-            fill_cache,
-            past_cache,
-            direction,
-            ahead,
-            window: None,
-            awaited: Arc::default(),
-            open: Arc::default(),
-            pending: Vec::new(),
-        }
-    }
-
-    /// Forgets what only a step that stopped half-way needs, once it is through.
-    fn end_step(&mut self, moved: Result<(), Stop>) -> Result<(), Stop> {
-        if moved.is_ok() {
-            self.pending.clear();
-        }
-        if !matches!(moved, Err(Stop::Blocked(_))) {
-            match Arc::get_mut(&mut self.open) {
-                Some(open) => drop(open.take()),
-                None => self.open = Arc::default(), // a step was given up while its job runs
-            }
-        }
-        moved
-    }
-
-    fn opened(&self) -> Result<&Arc<OpenTable>, Stop> {
-        if let Some(open) = self.open.get() {
-            return Ok(open);
-        }
-        let cell = Arc::clone(&self.open);
-        let open = self.table.opened(self.access, move |open| drop(cell.set(open)))?;
-        Ok(self.open.get_or_init(|| open))
-    }
-
-    /// Asks the leaf index of a section.
-    fn leaf<T>(&self, section: usize, ask: impl FnOnce(&LeafIndex) -> T) -> Result<T, Stop> {
-        Ok(ask(self.table.leaf(self.opened()?, section, self.access)?))
-    }
-
-    /// The block behind `spot`, if there is one.
-    fn after(&self, spot: Spot) -> Result<Option<Spot>, Stop> {
-        let n_blocks = self.leaf(spot.section, |leaf| leaf.n_blocks())?;
-        if spot.block + 1 < n_blocks {
-            return Ok(Some(Spot { block: spot.block + 1, ..spot }));
-        }
-        let section = spot.section + 1;
-        Ok((section < self.table.meta().sections.len()).then_some(Spot { section, block: 0 }))
-    }
-
-    /// The block in front of `spot`, if there is one.
-    fn before(&self, spot: Spot) -> Result<Option<Spot>, Stop> {
-        if let Some(block) = spot.block.checked_sub(1) {
-            return Ok(Some(Spot { block, ..spot }));
-        }
-        let Some(section) = spot.section.checked_sub(1) else { return Ok(None) };
-        let block = self.leaf(section, |leaf| leaf.n_blocks().saturating_sub(1))?;
-        Ok(Some(Spot { section, block }))
-    }
-
-    /// Whether some key of the block may be at or behind the end of the range.
-    fn ends_in(&self, spot: Spot, range: &KeyRange) -> Result<bool, Stop> {
-        let Some(end) = range.end.as_ref().filter(|end| self.reaches(spot.section, end)) else {
-            return Ok(false);
-        };
-        let next = self.leaf(spot.section, |leaf| leaf.compare_separator(spot.block + 1, end))?;
-        Ok(next != Some(Ordering::Less))
-    }
-
-    /// Whether a section has keys at or behind `end`.
-    fn reaches(&self, section: usize, end: &[u8]) -> bool {
-        let section = self.table.meta().sections.get(section);
-        section.is_none_or(|section| section.max_key[..] >= *end)
-    }
-
-    /// Whether the block may hold a key before the end of the range.
-    fn begins_before_end(&self, spot: Spot, range: &KeyRange) -> Result<bool, Stop> {
-        let Some(end) = &range.end else { return Ok(true) };
-        let section = self.table.meta().sections.get(spot.section);
-        if spot.block == 0 {
-            return Ok(section.is_some_and(|section| section.min_key < *end));
-        }
-        let order = self.leaf(spot.section, |leaf| leaf.compare_separator(spot.block, end))?;
-        Ok(order == Some(Ordering::Less))
-    }
-
-    /// Where a block is; `None` if the table ends before.
-    fn locate(&self, spot: Spot) -> Result<Option<Extent>, Stop> {
-        self.leaf(spot.section, |leaf| self.table.extent(spot.section, leaf, spot.block))
-    }
-
-    /// The part of the file to read for a block: with those that a scan of `range` comes by next, as many as are read ahead.
-    fn wanted(&self, spot: Spot, extent: Extent, range: &KeyRange) -> Result<Extent, Stop> {
-        let table = &self.table;
-        let is_scan = self.access == Access::Try;
-        let crowded = is_scan && !table.cache().may_read_ahead(u64_of(self.ahead));
-        if self.ahead <= extent.len || crowded {
-            return Ok(extent);
-        }
-        self.leaf(spot.section, |leaf| match self.direction {
-            Direction::Forward => {
-                let end = range.end.as_ref().filter(|end| self.reaches(spot.section, end));
-                let end = end.map_or(usize::MAX, |end| leaf.find_before(end));
-                let last = end.clamp(spot.block, leaf.n_blocks().saturating_sub(1));
-                let last = table.extent(spot.section, leaf, last).unwrap_or(extent);
-                let end = last.offset.saturating_add(u64_of(last.len));
-                let room = end.saturating_sub(extent.offset);
-                Extent { len: self.ahead.min(usize_of(room)).max(extent.len), ..extent }
-            }
-            Direction::Backward => {
-                let end = extent.offset.saturating_add(u64_of(extent.len));
-                let near = |first: &Extent| end.saturating_sub(first.offset) <= u64_of(self.ahead);
-                let first = (leaf.find(&range.start)..spot.block)
-                    .rev()
-                    .map_while(|block| table.extent(spot.section, leaf, block).filter(near))
-                    .last();
-                let offset = first.unwrap_or(extent).offset;
-                Extent { offset, len: usize_of(end.saturating_sub(offset)) }
-            }
-        })
-    }
-
-    /// A block and where it is; `None` if the table ends before.
-    fn load(&mut self, spot: Spot, range: &KeyRange) -> Result<Option<(Extent, Bytes)>, Stop> {
-        let Some(extent) = self.locate(spot)? else { return Ok(None) };
-        if let Some((_, block)) = self.pending.iter().find(|(other, _)| *other == extent) {
-            return Ok(Some((extent, block.clone())));
-        }
-        let block = match self.in_memory(extent)? {
-            Some(block) => block,
-            None => self.read(extent, self.wanted(spot, extent, range)?)?,
-        };
-        if self.access == Access::Try {
-            if self.pending.len() >= PENDING_MAX {
-                self.pending.clear(); // the caller gave up on steps half-way
-            }
-            self.pending.push((extent, block.clone()));
-        }
-        Ok(Some((extent, block)))
-    }
-
-    fn in_memory(&mut self, extent: Extent) -> Result<Option<Bytes>> {
-        let awaited = self.awaited.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if awaited.is_some() {
-            self.window = awaited;
-            self.count_window();
-            self.grow();
-        }
-        if let Some(raw) = self.window.as_ref().and_then(|window| window.slice(extent)) {
-            return self.unpack(&raw, extent).map(Some);
-        }
-        Ok(if self.past_cache { None } else { self.table.cached(extent) })
-    }
-
-    /// Reads the part `wanted` of the file, in which the block is.
-    fn read(&mut self, extent: Extent, wanted: Extent) -> Result<Bytes, Stop> {
-        let open = Arc::clone(self.opened()?);
-        let raw = match self.access {
-            Access::Wait => Some(self.table.read(&open, wanted)?),
-            Access::Try => self.table.try_read(&open, wanted),
-        };
-        let Some(raw) = raw else {
-            let (table, awaited) = (Arc::clone(&self.table), Arc::clone(&self.awaited));
-            return Err(Stop::Blocked(Box::new(move || {
-                let window =
-                    Window { start: wanted.offset, bytes: table.read(&open, wanted)?.into() };
-                *awaited.lock().unwrap_or_else(PoisonError::into_inner) = Some(window);
-                Ok(())
-            })));
-        };
-        let window = self.window.insert(Window { start: wanted.offset, bytes: raw.into() });
-        let raw = window.slice(extent).unwrap_or_default();
-        self.count_window();
-        self.grow();
-        Ok(self.unpack(&raw, extent)?)
-    }
-
-    fn count_window(&mut self) {
-        self.buffered.set(self.window.as_ref().map_or(0, |window| u64_of(window.bytes.len())));
-    }
-
-    fn grow(&mut self) {
-        self.ahead = (self.ahead * 2).clamp(READ_AHEAD_MIN, READ_AHEAD_MAX);
-    }
-
-    fn unpack(&self, raw: &Bytes, extent: Extent) -> Result<Bytes> {
-        let block = self.table.unpack(raw, BlockKind::Data, extent)?;
-        if !self.fill_cache {
-            return Ok(block);
-        }
-        let shares_window = block.len() + TRAILER == raw.len();
-        let is_part = self.window.as_ref().is_some_and(|window| window.bytes.len() > raw.len());
-        // Who keeps a value, or the cache, would keep the whole window in memory.
-        let block = if shares_window && is_part { Bytes::copy_from_slice(&block) } else { block };
-        if self.ahead < LONG {
-            self.table.keep(extent, &block, true);
-        }
-        Ok(block)
     }
 }

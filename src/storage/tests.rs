@@ -23,10 +23,10 @@ use crate::types::{
 use crate::version::TableMeta;
 
 /// All versions, in the order of a table: key ascending, number descending.
-type Model = BTreeMap<(Bytes, std::cmp::Reverse<u64>), (ValueKind, Bytes)>;
-type Row = (Bytes, SeqNo, ValueKind, Bytes);
+pub(super) type Model = BTreeMap<(Bytes, std::cmp::Reverse<u64>), (ValueKind, Bytes)>;
+pub(super) type Row = (Bytes, SeqNo, ValueKind, Bytes);
 
-fn options() -> TableOptions {
+pub(super) fn options() -> TableOptions {
     TableOptions {
         file: FileId(7),
         level: Level(1),
@@ -38,14 +38,14 @@ fn options() -> TableOptions {
     }
 }
 
-struct Fixture {
+pub(super) struct Fixture {
     _dir: TempDir,
-    path: PathBuf,
-    meta: TableMeta,
+    pub(super) path: PathBuf,
+    pub(super) meta: TableMeta,
 }
 
 /// Writes a table; `cut_every`: entries after which a section ends.
-fn write(model: &Model, options: TableOptions, cut_every: usize) -> Fixture {
+pub(super) fn write(model: &Model, options: TableOptions, cut_every: usize) -> Fixture {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("000007.sst");
     let fs: Arc<dyn Fs> = Arc::new(OsFs);
@@ -63,17 +63,17 @@ fn write(model: &Model, options: TableOptions, cut_every: usize) -> Fixture {
 }
 
 fn table_on(fs: Arc<dyn Fs>, fixture: &Fixture, cache_bytes: u64) -> Arc<Table> {
-    let (meta, cache) = (Arc::new(fixture.meta.clone()), TableCache::alone(cache_bytes));
+    let (meta, cache) = (Arc::new(fixture.meta.clone()), TableCache::alone(cache_bytes, None));
     Table::new(fs, fixture.path.clone(), meta, cache, ReadMetrics::new(&NoopMeter))
 }
 
 fn open(path: &Path) -> Result<Arc<Table>> {
-    let (cache, metrics) = (TableCache::alone(1 << 20), ReadMetrics::new(&NoopMeter));
+    let (cache, metrics) = (TableCache::alone(1 << 20, None), ReadMetrics::new(&NoopMeter));
     Table::open(Arc::new(OsFs), path.to_owned(), cache, metrics)
 }
 
 /// Drives a step to its end, waiting where it has to.
-fn finish<T>(mut step: impl FnMut() -> Result<T, Stop>) -> Result<T> {
+pub(super) fn finish<T>(mut step: impl FnMut() -> Result<T, Stop>) -> Result<T> {
     for _ in 0..1000 {
         match step() {
             Ok(done) => return Ok(done),
@@ -90,12 +90,12 @@ fn get(table: &Arc<Table>, key: &[u8], snapshot: u64, access: Access) -> Result<
     finish(|| table.get(&NO_TABLES, wanted, SeqNo(snapshot), &mut fetch))
 }
 
-fn row(cursor: &TableCursor) -> Option<Row> {
+pub(super) fn row(cursor: &TableCursor) -> Option<Row> {
     let entry = cursor.entry()?;
     Some((Bytes::copy_from_slice(entry.key), entry.seq, entry.kind, cursor.value()))
 }
 
-fn rows(cursor: &mut TableCursor) -> Result<Vec<Row>> {
+pub(super) fn rows(cursor: &mut TableCursor) -> Result<Vec<Row>> {
     let mut all = Vec::new();
     finish(|| cursor.rewind())?;
     while let Some(row) = row(cursor) {
@@ -105,7 +105,7 @@ fn rows(cursor: &mut TableCursor) -> Result<Vec<Row>> {
     Ok(all)
 }
 
-fn expected(model: &Model, range: &KeyRange, direction: Direction) -> Vec<Row> {
+pub(super) fn expected(model: &Model, range: &KeyRange, direction: Direction) -> Vec<Row> {
     let in_range = model.iter().filter(|((key, _), _)| range.contains(key));
     let mut all: Vec<Row> = in_range
         .map(|((key, seq), (kind, value))| (key.clone(), SeqNo(seq.0), *kind, value.clone()))
@@ -128,7 +128,7 @@ fn newest(model: &Model, key: &Bytes, snapshot: u64) -> Option<Found> {
 
 /// A file system on which nothing can be read without waiting.
 #[derive(Debug)]
-struct Slow;
+pub(super) struct Slow;
 
 #[derive(Debug)]
 struct SlowFile(Arc<dyn ReadFile>);
@@ -324,7 +324,7 @@ proptest! {
     }
 }
 
-fn numbered(n: usize) -> Model {
+pub(super) fn numbered(n: usize) -> Model {
     let row = |i| {
         let key = Bytes::from(format!("key_{i:08}"));
         ((key, std::cmp::Reverse(u64_of(i) + 1)), (ValueKind::Put, Bytes::from(vec![b'v'; 40])))
@@ -348,7 +348,8 @@ fn small() -> Model {
     .into()
 }
 
-const CODECS: [Compression; 3] = [Compression::None, Compression::Lz4, Compression::Zstd];
+pub(super) const CODECS: [Compression; 3] =
+    [Compression::None, Compression::Lz4, Compression::Zstd];
 
 /// Everything a reader may ask of a table: the rows, both ways, and each key by itself.
 fn read_all(table: &Arc<Table>, model: &Model) -> Result<Vec<Row>> {
@@ -586,6 +587,26 @@ fn a_scan_reads_ahead_in_large_pieces() {
 }
 
 #[test]
+fn a_seek_reads_no_more_than_a_new_scan_does() {
+    let fixture = write(&numbered(40_000), options(), usize::MAX);
+    let counts = Arc::<Counts>::default();
+    let table = table_on(Arc::new(OsFs), &fixture, 0);
+    let file = Counting(OsFs.open(&fixture.path).unwrap(), Arc::clone(&counts));
+    table.set_file(Arc::new(file));
+    for direction in [Direction::Forward, Direction::Backward] {
+        let all = KeyRange::all();
+        let mut cursor = TableCursor::new(Arc::clone(&table), all, direction, Access::Try, false);
+        assert_eq!(rows(&mut cursor).unwrap().len(), 40_000);
+        for n in [30_000, 10_000, 20_000] {
+            counts.bytes.store(0, Ordering::Relaxed);
+            finish(|| cursor.seek(format!("key_{n:08}").as_bytes())).unwrap();
+            let bytes = counts.bytes.load(Ordering::Relaxed);
+            assert!(bytes <= 4500, "{direction:?}: {bytes}");
+        }
+    }
+}
+
+#[test]
 fn a_million_entries_are_all_there() {
     let dir = tempfile::tempdir().unwrap();
     let (path, fs): (_, Arc<dyn Fs>) = (dir.path().join("t"), Arc::new(OsFs));
@@ -638,7 +659,7 @@ fn indexes_and_filters_stay_within_their_bytes_and_go_with_their_tables() {
     let one = alone.pinned_bytes();
     assert!(one > 2000, "{one}");
     let budget = one * 8;
-    let cache = TableCache::with(budget, Some(budget), (100, one * 3));
+    let cache = TableCache::with(budget, Some(budget), (100, one * 3), None);
     let tables: Vec<_> = (0..10).map(|n| shared_table(&fixture, n, &cache)).collect();
     for round in 0..3 {
         for table in &tables {
@@ -665,7 +686,7 @@ fn indexes_and_filters_that_are_read_stay_when_those_of_other_sections_go() {
     let alone = table_on(Arc::new(OsFs), &fixture, 0);
     alone.load_all().unwrap();
     let max = alone.pinned_bytes() / 4;
-    let cache = TableCache::with(0, Some(0), (100, max));
+    let cache = TableCache::with(0, Some(0), (100, max), None);
     let (table, counts) = (shared_table(&fixture, 0, &cache), Arc::<Counts>::default());
     let file = Counting(OsFs.open(&fixture.path).unwrap(), Arc::clone(&counts));
     table.set_file(Arc::new(file));
@@ -695,7 +716,7 @@ fn what_only_a_reader_holds_still_drives_out_nothing_more() {
     let alone = table_on(Arc::new(OsFs), &fixture, 0);
     alone.load_all().unwrap();
     let max = alone.pinned_bytes() / 2;
-    let cache = TableCache::with(0, Some(0), (100, max));
+    let cache = TableCache::with(0, Some(0), (100, max), None);
     let table = shared_table(&fixture, 0, &cache);
     let read = |n: u64| {
         let key = format!("key_{n:08}");
@@ -716,7 +737,7 @@ fn what_only_a_reader_holds_still_drives_out_nothing_more() {
 #[test]
 fn a_reader_keeps_a_table_usable_that_is_closed_meanwhile() {
     let fixture = write(&numbered(500), options(), 1000);
-    let cache = TableCache::with(0, Some(0), (1, 1));
+    let cache = TableCache::with(0, Some(0), (1, 1), None);
     let slow: Vec<Arc<Table>> = (0..3)
         .map(|_| {
             let (meta, metrics) = (Arc::new(fixture.meta.clone()), ReadMetrics::new(&NoopMeter));

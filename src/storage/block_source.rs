@@ -1,0 +1,323 @@
+//! Where the blocks of a cursor come from: the cache, a window that was read ahead, the file.
+//!
+//! Blocks that follow each other are read ahead: 256 KiB at once for a compaction; for a scan, one block, then 16 KiB, then twice as
+//! much each time up to 256 KiB. A scan that comes so far leaves the cache to those who read again, and gets help with unpacking.
+
+use std::cmp::Ordering;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use bytes::Bytes;
+
+use crate::cursor::Stop;
+use crate::error::{Error, Result};
+use crate::format::index::LeafIndex;
+use crate::storage::open_table::OpenTable;
+use crate::storage::prefetch::{Stretch, UNPACKED_MAX, Window, Work};
+use crate::storage::table::{Access, Extent, Table};
+use crate::tally::Share;
+use crate::types::{Direction, KeyRange, u64_of, usize_of};
+
+const READ_AHEAD_MIN: usize = 16 << 10;
+const READ_AHEAD_MAX: usize = 256 << 10;
+/// A scan that reads so much at once is a long one: it puts no more blocks into the cache.
+const LONG: usize = 128 << 10;
+/// Fewer blocks are not worth a helper.
+const STRETCH_MIN: usize = 8;
+/// More blocks than any step comes by.
+const PENDING_MAX: usize = 8;
+
+/// A data block of a table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Spot {
+    pub(super) section: usize,
+    pub(super) block: usize,
+}
+
+/// Where the blocks of a cursor come from.
+#[derive(Debug)]
+pub(super) struct BlockSource {
+    pub(super) table: Arc<Table>,
+    access: Access,
+    fill_cache: bool,
+    /// A compaction neither asks nor fills the cache.
+    past_cache: bool,
+    direction: Direction,
+    /// Bytes of the next read, if as many blocks follow.
+    ahead: usize,
+    window: Option<Window>,
+    /// The window, if somebody helps to unpack it.
+    stretch: Option<Stretch>,
+    /// Counts the window.
+    buffered: Share,
+    /// What a blocked step waited for.
+    awaited: Arc<Mutex<Option<Window>>>,
+    /// The table, held open until the step is through.
+    open: Arc<OnceLock<Arc<OpenTable>>>,
+    /// Blocks of a step that stopped half-way, for its next try.
+    pending: Vec<(Extent, Bytes)>,
+}
+
+impl BlockSource {
+    pub(super) fn new(
+        table: Arc<Table>,
+        direction: Direction,
+        access: Access,
+        fill_cache: bool,
+    ) -> Self {
+        let past_cache = access == Access::Wait && !fill_cache;
+        let ahead = if past_cache { READ_AHEAD_MAX } else { 0 };
+        Self {
+            buffered: table.cache().buffers().share(0),
+            table,
+            access,
+            fill_cache,
+            past_cache,
+            direction,
+            ahead,
+            window: None,
+            stretch: None,
+            awaited: Arc::default(),
+            open: Arc::default(),
+            pending: Vec::new(),
+        }
+    }
+
+    /// Nothing is known of what is read next: reads ahead as a new cursor does.
+    pub(super) fn restart(&mut self) {
+        self.ahead = if self.past_cache { READ_AHEAD_MAX } else { 0 };
+    }
+
+    /// Forgets what only a step that stopped half-way needs, once it is through.
+    pub(super) fn end_step(&mut self, moved: Result<(), Stop>) -> Result<(), Stop> {
+        if moved.is_ok() {
+            self.pending.clear();
+        }
+        if !matches!(moved, Err(Stop::Blocked(_))) {
+            match Arc::get_mut(&mut self.open) {
+                Some(open) => drop(open.take()),
+                None => self.open = Arc::default(), // a step was given up while its job runs
+            }
+        }
+        moved
+    }
+
+    fn opened(&self) -> Result<&Arc<OpenTable>, Stop> {
+        if let Some(open) = self.open.get() {
+            return Ok(open);
+        }
+        let cell = Arc::clone(&self.open);
+        let open = self.table.opened(self.access, move |open| drop(cell.set(open)))?;
+        Ok(self.open.get_or_init(|| open))
+    }
+
+    /// Asks the leaf index of a section.
+    pub(super) fn leaf<T>(
+        &self,
+        section: usize,
+        ask: impl FnOnce(&LeafIndex) -> T,
+    ) -> Result<T, Stop> {
+        Ok(ask(self.table.leaf(self.opened()?, section, self.access)?))
+    }
+
+    /// The block behind `spot`, if there is one.
+    pub(super) fn after(&self, spot: Spot) -> Result<Option<Spot>, Stop> {
+        let n_blocks = self.leaf(spot.section, |leaf| leaf.n_blocks())?;
+        if spot.block + 1 < n_blocks {
+            return Ok(Some(Spot { block: spot.block + 1, ..spot }));
+        }
+        let section = spot.section + 1;
+        Ok((section < self.table.meta().sections.len()).then_some(Spot { section, block: 0 }))
+    }
+
+    /// The block in front of `spot`, if there is one.
+    pub(super) fn before(&self, spot: Spot) -> Result<Option<Spot>, Stop> {
+        if let Some(block) = spot.block.checked_sub(1) {
+            return Ok(Some(Spot { block, ..spot }));
+        }
+        let Some(section) = spot.section.checked_sub(1) else { return Ok(None) };
+        let block = self.leaf(section, |leaf| leaf.n_blocks().saturating_sub(1))?;
+        Ok(Some(Spot { section, block }))
+    }
+
+    /// Whether some key of the block may be at or behind the end of the range.
+    pub(super) fn ends_in(&self, spot: Spot, range: &KeyRange) -> Result<bool, Stop> {
+        let Some(end) = range.end.as_ref().filter(|end| self.reaches(spot.section, end)) else {
+            return Ok(false);
+        };
+        let next = self.leaf(spot.section, |leaf| leaf.compare_separator(spot.block + 1, end))?;
+        Ok(next != Some(Ordering::Less))
+    }
+
+    /// Whether a section has keys at or behind `end`.
+    fn reaches(&self, section: usize, end: &[u8]) -> bool {
+        let section = self.table.meta().sections.get(section);
+        section.is_none_or(|section| section.max_key[..] >= *end)
+    }
+
+    /// Whether the block may hold a key before the end of the range.
+    pub(super) fn begins_before_end(&self, spot: Spot, range: &KeyRange) -> Result<bool, Stop> {
+        let Some(end) = &range.end else { return Ok(true) };
+        let section = self.table.meta().sections.get(spot.section);
+        if spot.block == 0 {
+            return Ok(section.is_some_and(|section| section.min_key < *end));
+        }
+        let order = self.leaf(spot.section, |leaf| leaf.compare_separator(spot.block, end))?;
+        Ok(order == Some(Ordering::Less))
+    }
+
+    /// Where a block is; `None` if the table ends before.
+    fn locate(&self, spot: Spot) -> Result<Option<Extent>, Stop> {
+        self.leaf(spot.section, |leaf| self.table.extent(spot.section, leaf, spot.block))
+    }
+
+    /// The part of the file to read for a block: with those that a scan of `range` comes by next, as many as are read ahead.
+    fn wanted(&self, spot: Spot, extent: Extent, range: &KeyRange) -> Result<Extent, Stop> {
+        let table = &self.table;
+        let is_scan = self.access == Access::Try;
+        let crowded = is_scan && !table.cache().may_read_ahead(u64_of(self.ahead));
+        if self.ahead <= extent.len || crowded {
+            return Ok(extent);
+        }
+        self.leaf(spot.section, |leaf| match self.direction {
+            Direction::Forward => {
+                let end = range.end.as_ref().filter(|end| self.reaches(spot.section, end));
+                let end = end.map_or(usize::MAX, |end| leaf.find_before(end));
+                let last = end.clamp(spot.block, leaf.n_blocks().saturating_sub(1));
+                let last = table.extent(spot.section, leaf, last).unwrap_or(extent);
+                let end = last.offset.saturating_add(u64_of(last.len));
+                let room = end.saturating_sub(extent.offset);
+                Extent { len: self.ahead.min(usize_of(room)).max(extent.len), ..extent }
+            }
+            Direction::Backward => {
+                let end = extent.offset.saturating_add(u64_of(extent.len));
+                let near = |first: &Extent| end.saturating_sub(first.offset) <= u64_of(self.ahead);
+                let first = (leaf.find(&range.start)..spot.block)
+                    .rev()
+                    .map_while(|block| table.extent(spot.section, leaf, block).filter(near))
+                    .last();
+                let offset = first.unwrap_or(extent).offset;
+                Extent { offset, len: usize_of(end.saturating_sub(offset)) }
+            }
+        })
+    }
+
+    /// A block and where it is; `None` if the table ends before.
+    pub(super) fn load(
+        &mut self,
+        spot: Spot,
+        range: &KeyRange,
+    ) -> Result<Option<(Extent, Bytes)>, Stop> {
+        let Some(extent) = self.locate(spot)? else { return Ok(None) };
+        if let Some((_, block)) = self.pending.iter().find(|(other, _)| *other == extent) {
+            return Ok(Some((extent, block.clone())));
+        }
+        let block = match self.in_memory(spot, extent, range)? {
+            Some(block) => block,
+            None => self.read(spot, extent, range)?,
+        };
+        if self.access == Access::Try {
+            if self.pending.len() >= PENDING_MAX {
+                self.pending.clear(); // the caller gave up on steps half-way
+            }
+            self.pending.push((extent, block.clone()));
+        }
+        Ok(Some((extent, block)))
+    }
+
+    fn in_memory(
+        &mut self,
+        spot: Spot,
+        extent: Extent,
+        range: &KeyRange,
+    ) -> Result<Option<Bytes>, Stop> {
+        let awaited = self.awaited.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(window) = awaited {
+            self.enter(window, spot, range)?;
+        } else if let Some(block) = self.stretch.as_ref().and_then(|stretch| stretch.take(extent)) {
+            return Ok(Some(block));
+        }
+        if let Some(block) = self.unpack(extent) {
+            return Ok(Some(block?));
+        }
+        if let Some(window) = self.stretch.take().and_then(|stretch| stretch.take_next(extent)) {
+            self.enter(window, spot, range)?;
+            return Ok(self.unpack(extent).transpose()?);
+        }
+        Ok(if self.past_cache { None } else { self.table.cached(extent) })
+    }
+
+    /// Reads the block, and what is read ahead with it.
+    fn read(&mut self, spot: Spot, extent: Extent, range: &KeyRange) -> Result<Bytes, Stop> {
+        let wanted = self.wanted(spot, extent, range)?;
+        let open = Arc::clone(self.opened()?);
+        let raw = match self.access {
+            Access::Wait => Some(self.table.read(&open, wanted)?),
+            Access::Try => self.table.try_read(&open, wanted),
+        };
+        let Some(raw) = raw else {
+            let (table, awaited) = (Arc::clone(&self.table), Arc::clone(&self.awaited));
+            return Err(Stop::Blocked(Box::new(move || {
+                let window = Window::read(&table, &open, wanted)?;
+                *awaited.lock().unwrap_or_else(PoisonError::into_inner) = Some(window);
+                Ok(())
+            })));
+        };
+        self.enter(Window { start: wanted.offset, bytes: raw.into() }, spot, range)?;
+        let outside = || Error::corrupt(self.table.path(), extent.offset, "a block in its window");
+        Ok(self.unpack(extent).ok_or_else(outside)??)
+    }
+
+    /// Goes on with another window, which begins with the block at `spot`.
+    fn enter(&mut self, window: Window, spot: Spot, range: &KeyRange) -> Result<(), Stop> {
+        self.buffered.set(u64_of(window.bytes.len()));
+        self.window = Some(window);
+        self.ahead = (self.ahead * 2).clamp(READ_AHEAD_MIN, READ_AHEAD_MAX);
+        self.stretch = None;
+        if self.access == Access::Try && self.ahead >= READ_AHEAD_MAX {
+            self.stretch = self.helped(spot, range)?;
+        }
+        Ok(())
+    }
+
+    /// Gets help with the blocks of the window behind the one at `spot`, if it is worth that and there is some.
+    fn helped(&self, spot: Spot, range: &KeyRange) -> Result<Option<Stretch>, Stop> {
+        let cache = self.table.cache();
+        let bytes = u64_of(READ_AHEAD_MAX) + UNPACKED_MAX;
+        let helpers = cache.helpers().filter(|_| cache.may_read_ahead(bytes));
+        let (Some(helpers), Some(window)) = (helpers, &self.window) else { return Ok(None) };
+        let step = |steps: usize| match self.direction {
+            Direction::Forward => spot.block.checked_add(steps),
+            Direction::Backward => spot.block.checked_sub(steps),
+        };
+        let (blocks, behind) = self.leaf(spot.section, |leaf| {
+            let extent = |block| Some((block, self.table.extent(spot.section, leaf, block)?));
+            let mut walk = (1..).map_while(step).map_while(extent);
+            let mut blocks = Vec::new();
+            let behind = walk.find(|(_, extent)| {
+                let is_here = window.slice(*extent).is_some();
+                blocks.extend(is_here.then_some(*extent));
+                !is_here
+            });
+            (blocks, behind)
+        })?;
+        if blocks.len() < STRETCH_MIN {
+            return Ok(None);
+        }
+        let mut next = None;
+        if let Some((block, extent)) = behind {
+            let wanted = self.wanted(Spot { block, ..spot }, extent, range)?;
+            next = Some(wanted).filter(|wanted| wanted.len > extent.len);
+        }
+        let (table, open) = (Arc::clone(&self.table), Arc::clone(self.opened()?));
+        let work = Work { table, open, window: window.clone(), blocks, next };
+        Ok(Stretch::begin(helpers, work))
+    }
+
+    /// The block from the window, if it is there. Goes to the cache, too, unless the scan is a long one.
+    fn unpack(&self, extent: Extent) -> Option<Result<Bytes>> {
+        let block = self.window.as_ref()?.unpack(&self.table, extent, self.fill_cache)?;
+        Some(block.inspect(|block| {
+            self.table.keep(extent, block, self.fill_cache && self.ahead < LONG);
+        }))
+    }
+}
