@@ -437,7 +437,7 @@ impl SSTableReader {
         config.validate()?;
         let begun = env.clock.now();
         let metrics = ReadMetrics::new(env.meter.as_ref());
-        let helpers = Some(Helpers::new(&env));
+        let helpers = Helpers::new(&env);
         let cache = TableCache::alone(u64_of(config.block_cache_mb) << 20, helpers);
         let (fs, table_metrics) = (Arc::clone(&env.fs), Arc::clone(&metrics));
         let open = move || {

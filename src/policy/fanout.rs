@@ -23,6 +23,12 @@ const WRITES: [(f64, [f64; 4]); 5] = [
 ];
 /// Average number of runs that a read meets, for K = 1..=4.
 const RUNS: [f64; 4] = [1.0, 1.6, 2.2, 2.7];
+/// Nanoseconds of a probe of a run whose filter says no.
+const PROBE: f64 = 55.0;
+/// Nanoseconds to find the place in a run, beside the block there.
+const SEEK: f64 = 500.0;
+/// Nanoseconds of a step of a scan for each extra run that it merges.
+const ITEM: f64 = 30.0;
 /// Space that a byte of duplicates costs, in nanoseconds per second.
 const SPACE: f64 = 1e-3;
 /// Share of its cost that a slot must save before its K is changed.
@@ -39,12 +45,10 @@ const BETA: f64 = 0.5;
 pub(crate) struct Costs {
     /// Per byte rewritten.
     pub(crate) write: f64,
-    /// Per extra run that a get probes, false positives included.
-    pub(crate) probe: f64,
-    /// Per extra run in a seek.
-    pub(crate) seek: f64,
-    /// Per item scanned and extra run.
-    pub(crate) item: f64,
+    /// Per block that a reader needs, wherever it is.
+    pub(crate) block: f64,
+    /// Share of the keys that are not in a run which its filter lets pass.
+    pub(crate) passed: f64,
 }
 
 impl Costs {
@@ -52,7 +56,17 @@ impl Costs {
     pub(crate) fn new(config: &ATLLConfig) -> Self {
         let bits = i32::try_from(config.filters.bloom_bits_per_key).unwrap_or(0);
         // A bloom filter passes 0.6185^bits of the keys that it does not hold.
-        Self { write: 8.0, probe: 55.0 + 1000.0 * 0.6185_f64.powi(bits), seek: 1500.0, item: 30.0 }
+        Self { write: 8.0, block: 1000.0, passed: 0.6185_f64.powi(bits) }
+    }
+
+    /// Per extra run that a get probes, false positives included.
+    pub(crate) fn probe(&self) -> f64 {
+        PROBE + self.passed * self.block
+    }
+
+    /// Per extra run in a seek that goes on to scan `items`.
+    pub(crate) fn seek(&self, items: f64) -> f64 {
+        SEEK + self.block + items * ITEM
     }
 
     /// Takes in a finished job that took `nanos` for `bytes` in and out.
@@ -78,7 +92,7 @@ pub(crate) struct Rates {
 impl Rates {
     /// Cost of one extra run, in nanoseconds per second.
     pub(crate) fn rent(&self, costs: &Costs) -> f64 {
-        self.gets * costs.probe + self.seeks * (costs.seek + self.items_per_seek * costs.item)
+        self.gets * costs.probe() + self.seeks * costs.seek(self.items_per_seek)
     }
 }
 
@@ -186,7 +200,7 @@ mod tests {
     use super::*;
 
     fn costs() -> Costs {
-        Costs { write: 8.0, probe: 55.0, seek: 1500.0, item: 30.0 }
+        Costs { write: 8.0, block: 1000.0, passed: 0.0 }
     }
 
     fn slot(gets: f64, written: f64) -> SlotModel {
@@ -261,8 +275,8 @@ mod tests {
     #[test]
     fn weaker_filters_make_runs_dearer() {
         let mut config = ATLLConfig { seed: 1, ..ATLLConfig::default() };
-        let strong = Costs::new(&config).probe;
+        let strong = Costs::new(&config).probe();
         config.filters.bloom_bits_per_key = 0;
-        assert!(Costs::new(&config).probe > 10.0 * strong);
+        assert!(Costs::new(&config).probe() > 10.0 * strong);
     }
 }

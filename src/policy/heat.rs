@@ -154,7 +154,7 @@ impl Heat {
         if !elapsed.is_zero() {
             for (slot, (delta, grown)) in slots.values_mut().zip(deltas) {
                 slot.mix(delta, grown, alpha, elapsed.as_secs_f64());
-                slot.debt += slot.rates.rent(costs) * elapsed.as_secs_f64();
+                slot.debt += delta.rent(costs);
                 slot.dwell = slot.dwell.saturating_add(1);
             }
             rank(&mut slots, costs);
@@ -198,6 +198,18 @@ impl Heat {
 }
 
 impl Counts {
+    /// What an extra run cost these reads, in nanoseconds.
+    fn rent(self, costs: &Costs) -> f64 {
+        let per_seek = if self.seeks > 0 { self.scanned as f64 / self.seeks as f64 } else { 0.0 };
+        let counted = Rates {
+            gets: self.gets as f64,
+            seeks: self.seeks as f64,
+            items_per_seek: per_seek,
+            written: 0.0,
+        };
+        counted.rent(costs) * SAMPLING as f64
+    }
+
     /// What was counted since `before`; everything, if the counters were made anew.
     fn since(self, before: Self) -> Self {
         if self.gets < before.gets || self.seeks < before.seeks {

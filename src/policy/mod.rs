@@ -218,6 +218,8 @@ pub(crate) struct Load<'a> {
     pub(crate) version: &'a Version,
     pub(crate) counters: &'a BTreeMap<SlotId, Arc<SlotCounters>>,
     pub(crate) live: BacklogLoad,
+    /// What a block costs those who need it, in nanoseconds; `None`: nobody knows yet.
+    pub(crate) block_nanos: Option<f64>,
     /// Tables that cannot be read: what needs them is left alone.
     pub(crate) damaged: &'a BTreeSet<FileId>,
     /// Time since some fixed moment.
@@ -297,6 +299,7 @@ impl Policy {
         self.shapes.refresh(load.version, &self.config);
         let bytes = self.shapes.slot_bytes();
         let Load { version, counters, now, .. } = *load;
+        self.costs.block = load.block_nanos.unwrap_or(self.costs.block);
         let tick = Tick { version, counters, bytes: &bytes, now };
         self.heat.tick(tick, &self.costs, &self.config.heat_thresholds);
         self.wanted_k.retain(|id, _| bytes.contains_key(id));

@@ -25,6 +25,7 @@ struct World {
     tree: Tree,
     counters: BTreeMap<SlotId, Arc<SlotCounters>>,
     live: BacklogLoad,
+    block_nanos: Option<f64>,
     damaged: BTreeSet<FileId>,
     now: Duration,
     wall_s: u64,
@@ -53,6 +54,7 @@ impl World {
             config,
             counters: BTreeMap::new(),
             live: BacklogLoad::default(),
+            block_nanos: None,
             damaged: BTreeSet::new(),
             now: Duration::ZERO,
             wall_s: 0,
@@ -64,6 +66,7 @@ impl World {
             version: &self.tree.version,
             counters: &self.counters,
             live: self.live,
+            block_nanos: self.block_nanos,
             damaged: &self.damaged,
             now: self.now,
             wall_s: self.wall_s,
@@ -75,6 +78,7 @@ impl World {
             version: &self.tree.version,
             counters: &self.counters,
             live: self.live,
+            block_nanos: self.block_nanos,
             damaged: &self.damaged,
             now: self.now,
             wall_s: self.wall_s,
@@ -661,6 +665,41 @@ fn reads_pay_for_merges_that_nothing_else_asks_for() {
         world.settle();
     }
     assert_eq!(world.tree.version.levels[1].slots[0].runs.len(), 1);
+}
+
+#[test]
+fn the_dearer_a_block_is_the_fewer_scans_pay_for_a_merge() {
+    let scans = |block_nanos| {
+        let mut world = World::new(config());
+        world.block_nanos = block_nanos;
+        world.policy.costs.write = 1e4; // or a single scan would pay for so small a merge
+        world.tree.flush(&(0..40).map(|n| (n, false)).collect::<Vec<_>>());
+        world.settle();
+        world.tree.flush(&(0..10).map(|n| (n, false)).collect::<Vec<_>>());
+        world.settle();
+        world.tick();
+        let bytes: u64 = world.policy.shapes.slot_bytes().values().sum();
+        assert_eq!(world.tree.version.levels[1].slots[0].runs.len(), 2);
+        for scan in 1..10_000 {
+            world.counters[&l1(Bytes::new())].record_seek();
+            world.counters[&l1(Bytes::new())].record_scanned(10);
+            world.tick();
+            world.settle();
+            if world.tree.version.levels[1].slots[0].runs.len() == 1 {
+                // What these scans paid for the second run, in halves of what the merge costs.
+                let cost = world.policy.costs;
+                let paid = (scan * super::SAMPLING) as f64 * cost.seek(10.0);
+                return (scan, paid / (bytes as f64 * cost.write / 2.0));
+            }
+        }
+        panic!("never merged");
+    };
+    let (unknown, cached, disk) = (scans(None), scans(Some(300.0)), scans(Some(3000.0)));
+    assert!(disk.0 < unknown.0 && unknown.0 < cached.0, "{disk:?} {unknown:?} {cached:?}");
+    for (scans, paid) in [disk, unknown, cached] {
+        let one = paid / scans as f64;
+        assert!((1.0..=1.0 + 2.0 * one).contains(&paid), "{scans} scans paid {paid}");
+    }
 }
 
 #[test]

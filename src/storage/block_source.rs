@@ -5,6 +5,7 @@
 
 use std::cmp::Ordering;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -211,10 +212,18 @@ impl BlockSource {
         if let Some((_, block)) = self.pending.iter().find(|(other, _)| *other == extent) {
             return Ok(Some((extent, block.clone())));
         }
+        let awaited = self.awaited.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // The block that a scan begins with is measured; the others it gets for less.
+        let measured = self.ahead == 0 && awaited.is_none();
+        let begun = if measured { self.table.cache().block_cost().begin() } else { None };
+        if let Some(window) = awaited {
+            self.enter(window, spot, range)?;
+        }
         let block = match self.in_memory(spot, extent, range)? {
             Some(block) => block,
-            None => self.read(spot, extent, range)?,
+            None => self.read(spot, extent, range, begun)?,
         };
+        self.table.cache().block_cost().end(begun);
         if self.access == Access::Try {
             if self.pending.len() >= PENDING_MAX {
                 self.pending.clear(); // the caller gave up on steps half-way
@@ -230,24 +239,24 @@ impl BlockSource {
         extent: Extent,
         range: &KeyRange,
     ) -> Result<Option<Bytes>, Stop> {
-        let awaited = self.awaited.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(window) = awaited {
-            self.enter(window, spot, range)?;
-        } else if let Some(block) = self.stretch.as_ref().and_then(|stretch| stretch.take(extent)) {
-            return Ok(Some(block));
-        }
-        if let Some(block) = self.unpack(extent) {
+        if let Some(block) = self.in_window(extent) {
             return Ok(Some(block?));
         }
         if let Some(window) = self.stretch.take().and_then(|stretch| stretch.take_next(extent)) {
             self.enter(window, spot, range)?;
-            return Ok(self.unpack(extent).transpose()?);
+            return Ok(self.in_window(extent).transpose()?);
         }
         Ok(if self.past_cache { None } else { self.table.cached(extent) })
     }
 
     /// Reads the block, and what is read ahead with it.
-    fn read(&mut self, spot: Spot, extent: Extent, range: &KeyRange) -> Result<Bytes, Stop> {
+    fn read(
+        &mut self,
+        spot: Spot,
+        extent: Extent,
+        range: &KeyRange,
+        begun: Option<Duration>,
+    ) -> Result<Bytes, Stop> {
         let wanted = self.wanted(spot, extent, range)?;
         let open = Arc::clone(self.opened()?);
         let raw = match self.access {
@@ -257,14 +266,16 @@ impl BlockSource {
         let Some(raw) = raw else {
             let (table, awaited) = (Arc::clone(&self.table), Arc::clone(&self.awaited));
             return Err(Stop::Blocked(Box::new(move || {
+                let begun = table.cache().block_cost().resume(begun);
                 let window = Window::read(&table, &open, wanted)?;
+                table.cache().block_cost().end(begun);
                 *awaited.lock().unwrap_or_else(PoisonError::into_inner) = Some(window);
                 Ok(())
             })));
         };
         self.enter(Window { start: wanted.offset, bytes: raw.into() }, spot, range)?;
         let outside = || Error::corrupt(self.table.path(), extent.offset, "a block in its window");
-        Ok(self.unpack(extent).ok_or_else(outside)??)
+        Ok(self.in_window(extent).ok_or_else(outside)??)
     }
 
     /// Goes on with another window, which begins with the block at `spot`.
@@ -279,19 +290,20 @@ impl BlockSource {
         Ok(())
     }
 
-    /// Gets help with the blocks of the window behind the one at `spot`, if it is worth that and there is some.
+    /// Gets help with the window, if it is worth that and there is some.
     fn helped(&self, spot: Spot, range: &KeyRange) -> Result<Option<Stretch>, Stop> {
         let cache = self.table.cache();
         let bytes = u64_of(READ_AHEAD_MAX) + UNPACKED_MAX;
-        let helpers = cache.helpers().filter(|_| cache.may_read_ahead(bytes));
-        let (Some(helpers), Some(window)) = (helpers, &self.window) else { return Ok(None) };
+        let Some(window) = self.window.as_ref().filter(|_| cache.may_read_ahead(bytes)) else {
+            return Ok(None);
+        };
         let step = |steps: usize| match self.direction {
             Direction::Forward => spot.block.checked_add(steps),
             Direction::Backward => spot.block.checked_sub(steps),
         };
         let (blocks, behind) = self.leaf(spot.section, |leaf| {
             let extent = |block| Some((block, self.table.extent(spot.section, leaf, block)?));
-            let mut walk = (1..).map_while(step).map_while(extent);
+            let mut walk = (0..).map_while(step).map_while(extent);
             let mut blocks = Vec::new();
             let behind = walk.find(|(_, extent)| {
                 let is_here = window.slice(*extent).is_some();
@@ -310,11 +322,14 @@ impl BlockSource {
         }
         let (table, open) = (Arc::clone(&self.table), Arc::clone(self.opened()?));
         let work = Work { table, open, window: window.clone(), blocks, next };
-        Ok(Stretch::begin(helpers, work))
+        Ok(Stretch::begin(cache.helpers(), work))
     }
 
     /// The block from the window, if it is there. Goes to the cache, too, unless the scan is a long one.
-    fn unpack(&self, extent: Extent) -> Option<Result<Bytes>> {
+    fn in_window(&self, extent: Extent) -> Option<Result<Bytes>> {
+        if let Some(block) = self.stretch.as_ref().and_then(|stretch| stretch.take(extent)) {
+            return Some(Ok(block));
+        }
         let block = self.window.as_ref()?.unpack(&self.table, extent, self.fill_cache)?;
         Some(block.inspect(|block| {
             self.table.keep(extent, block, self.fill_cache && self.ahead < LONG);

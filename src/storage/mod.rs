@@ -1,5 +1,6 @@
 //! Files of the engine, through [`env::Fs`](crate::env::Fs) only: names, log segments, manifest, tables, what is cached of them.
 
+mod block_cost;
 mod block_source;
 pub(crate) mod cache;
 pub(crate) mod layout;

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
-use crate::env::Env;
+use crate::env::{Clock, Env};
 use crate::error::Result;
 use crate::format::frame::{BlockKind, TRAILER};
 use crate::storage::open_table::OpenTable;
@@ -35,6 +35,16 @@ impl Helpers {
     pub(crate) fn new(env: &Env) -> Arc<Self> {
         let free = AtomicUsize::new(env.spare_threads().saturating_mul(PER_THREAD));
         Arc::new(Self { env: env.clone(), free })
+    }
+
+    /// For tables whose scans get no help.
+    #[cfg(test)]
+    pub(super) fn none() -> Arc<Self> {
+        Arc::new(Self { env: Env::default(), free: AtomicUsize::new(0) })
+    }
+
+    pub(super) fn clock(&self) -> Arc<dyn Clock> {
+        Arc::clone(&self.env.clock)
     }
 
     fn permit(self: &Arc<Self>) -> Option<Permit> {
@@ -263,7 +273,7 @@ mod tests {
     fn table(
         fs: Arc<dyn Fs>,
         fixture: &Fixture,
-        (cache, helpers): (u64, Option<Arc<Helpers>>),
+        (cache, helpers): (u64, Arc<Helpers>),
     ) -> Arc<Table> {
         let cache = TableCache::alone(cache, helpers);
         let meta = Arc::new(fixture.meta.clone());
@@ -284,14 +294,14 @@ mod tests {
         model
     }
 
-    /// Work on all blocks of a table behind the first, in one window.
+    /// Work on all blocks of a table, in one window.
     fn work(table: &Arc<Table>) -> Work {
         let open = table.open_now().unwrap();
         let data = table.meta().sections[0].data_len;
         let all = Extent { offset: 0, len: usize_of(data.into()) };
         let window = Window::read(table, &open, all).unwrap();
         let leaf = table.leaf(&open, 0, Access::Wait).unwrap();
-        let blocks = (1..).map_while(|block| table.extent(0, leaf, block)).collect();
+        let blocks = (0..).map_while(|block| table.extent(0, leaf, block)).collect();
         let next = Some(Extent { offset: 0, len: 100_000 });
         Work { table: Arc::clone(table), open: Arc::clone(&open), window, blocks, next }
     }
@@ -300,7 +310,7 @@ mod tests {
     fn whoever_is_faster_each_block_is_right_and_unpacked_once() {
         let fixture =
             write(&long(), TableOptions { compression: Compression::Lz4, ..options() }, usize::MAX);
-        let table = table(Arc::new(OsFs), &fixture, (0, None));
+        let table = table(Arc::new(OsFs), &fixture, (0, Helpers::none()));
         for seed in 0..50 {
             let mut rng = fastrand::Rng::with_seed(seed);
             let share = rng.f64();
@@ -331,7 +341,7 @@ mod tests {
     #[test]
     fn a_scan_that_goes_elsewhere_sends_its_helper_away() {
         let fixture = write(&long(), options(), usize::MAX);
-        let table = table(Arc::new(OsFs), &fixture, (0, None));
+        let table = table(Arc::new(OsFs), &fixture, (0, Helpers::none()));
         let stretch = Stretch::new(work(&table));
         let (work, progress) = (Arc::clone(&stretch.work), Arc::clone(&stretch.progress));
         assert!(unpack_last(&work, &progress) && unpack_last(&work, &progress));
@@ -378,7 +388,7 @@ mod tests {
                     assert_eq!(table.cache().buffers().bytes(), 0);
                     waits
                 };
-                let (alone, helped) = (waits(None), waits(Some(helpers(Blocking::Inline))));
+                let (alone, helped) = (waits(Helpers::none()), waits(helpers(Blocking::Inline)));
                 assert!(helped + 3 <= alone, "{compression:?} {direction:?}: {helped} of {alone}");
             }
         }
@@ -405,8 +415,7 @@ mod tests {
         let model = long();
         let fixture = write(&model, options(), usize::MAX);
         for direction in BOTH {
-            let helped = Some(helpers(Blocking::Inline));
-            let table = table(Arc::new(OsFs), &fixture, (0, helped));
+            let table = table(Arc::new(OsFs), &fixture, (0, helpers(Blocking::Inline)));
             table.set_file(Arc::new(Shaky(OsFs.open(&fixture.path).unwrap())));
             let all = rows(&mut scan(&table, direction)).unwrap();
             assert_eq!(all, expected(&model, &KeyRange::all(), direction));
@@ -434,7 +443,7 @@ mod tests {
                 }
                 panic!("nobody noticed");
             };
-            assert_eq!(seen(None), seen(Some(helpers(Blocking::Inline))));
+            assert_eq!(seen(Helpers::none()), seen(helpers(Blocking::Inline)));
         }
     }
 
@@ -444,7 +453,7 @@ mod tests {
         let model = long();
         let fixture = write(&model, options(), usize::MAX);
         // Outside of a runtime.
-        let table = table(Arc::new(OsFs), &fixture, (0, Some(Arc::clone(&helpers))));
+        let table = table(Arc::new(OsFs), &fixture, (0, Arc::clone(&helpers)));
         let all = rows(&mut scan(&table, Direction::Forward)).unwrap();
         assert_eq!(all, expected(&model, &KeyRange::all(), Direction::Forward));
         assert_eq!(helpers.free.load(Ordering::Acquire), 2);
@@ -461,7 +470,7 @@ mod tests {
         let options = TableOptions { compression: Compression::Lz4, ..options() };
         let fixture = write(&model, options, 9000);
         let helpers = Arc::new(Helpers { env: Env::default(), free: AtomicUsize::new(3) });
-        let table = table(Arc::new(OsFs), &fixture, (0, Some(Arc::clone(&helpers))));
+        let table = table(Arc::new(OsFs), &fixture, (0, Arc::clone(&helpers)));
         let scans = (0..20).map(|n| {
             let table = Arc::clone(&table);
             tokio::spawn(async move { rows(&mut scan(&table, BOTH[n % 2])).unwrap() })

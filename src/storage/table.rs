@@ -556,7 +556,10 @@ impl Table {
         if let Some(block) = fetch.block(place) {
             return Ok(block);
         }
+        let cost = self.cache.block_cost();
+        let begun = cost.begin();
         if let Some(block) = self.cached(extent) {
+            cost.end(begun);
             return Ok(block);
         }
         let raw = match fetch.access {
@@ -566,14 +569,17 @@ impl Table {
         if let Some(raw) = raw {
             let block = self.unpack(&raw.into(), BlockKind::Data, extent)?;
             self.keep(extent, &block, fetch.fill_cache);
+            cost.end(begun);
             return Ok(block);
         }
         let (table, open, fill_cache) = (Arc::clone(self), Arc::clone(open), fetch.fill_cache);
         let loaded = Arc::clone(fetch.loaded.get_or_insert_default());
         Err(Stop::Blocked(Box::new(move || {
+            let begun = table.cache.block_cost().resume(begun);
             let raw = table.read(&open, extent)?.into();
             let block = table.unpack(&raw, BlockKind::Data, extent)?;
             table.keep(extent, &block, fill_cache);
+            table.cache.block_cost().end(begun);
             let mut loaded = locked(&loaded);
             loaded.blocks.push((place, block));
             loaded.table = Some((place.file, open));

@@ -21,6 +21,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use arc_swap::{ArcSwap, Guard};
 use rustix::io::Errno;
 
+use super::block_cost::BlockCost;
 use super::cache::BlockCache;
 use super::open_table::OpenTable;
 use super::prefetch::Helpers;
@@ -52,7 +53,8 @@ pub(crate) struct TableCache {
     /// Of those, the bytes that only a reader still holds.
     forgotten: AtomicU64,
     buffers: Tally,
-    helpers: Option<Arc<Helpers>>,
+    helpers: Arc<Helpers>,
+    block_cost: BlockCost,
     /// Changed under the lock of `clock`.
     opened: ArcSwap<OpenTables>,
     clock: Mutex<Clock>,
@@ -111,11 +113,11 @@ impl TableCache {
     /// seven eighths of that go to indexes and filters, at least [`PINNED_MIN`] in any case.
     pub(crate) fn new(budget: u64, open_max: usize, helpers: Arc<Helpers>) -> Arc<Self> {
         let pinned_max = (budget / 8 * 7).max(PINNED_MIN);
-        Self::with(budget, Some(budget), (open_max, pinned_max), Some(helpers))
+        Self::with(budget, Some(budget), (open_max, pinned_max), helpers)
     }
 
     /// For a table that stands alone: nothing is ever closed, and all of `block_bytes` are for blocks.
-    pub(crate) fn alone(block_bytes: u64, helpers: Option<Arc<Helpers>>) -> Arc<Self> {
+    pub(crate) fn alone(block_bytes: u64, helpers: Arc<Helpers>) -> Arc<Self> {
         Self::with(block_bytes, None, (usize::MAX, u64::MAX), helpers)
     }
 
@@ -123,7 +125,7 @@ impl TableCache {
         block_bytes: u64,
         budget: Option<u64>,
         (open_max, pinned_max): (usize, u64),
-        helpers: Option<Arc<Helpers>>,
+        helpers: Arc<Helpers>,
     ) -> Arc<Self> {
         Arc::new(Self {
             blocks: BlockCache::new(block_bytes),
@@ -134,6 +136,7 @@ impl TableCache {
             pinned: AtomicU64::new(0),
             forgotten: AtomicU64::new(0),
             buffers: Tally::default(),
+            block_cost: BlockCost::new(helpers.clock()),
             helpers,
             opened: ArcSwap::default(),
             clock: Mutex::default(),
@@ -165,9 +168,14 @@ impl TableCache {
         &self.buffers
     }
 
-    /// Threads that help scans, if there are any.
-    pub(super) const fn helpers(&self) -> Option<&Arc<Helpers>> {
-        self.helpers.as_ref()
+    /// Threads that help scans.
+    pub(super) const fn helpers(&self) -> &Arc<Helpers> {
+        &self.helpers
+    }
+
+    /// What a block costs those who need it.
+    pub(crate) const fn block_cost(&self) -> &BlockCost {
+        &self.block_cost
     }
 
     /// Whether there is room for `bytes` more that a scan would read ahead: all buffers together may take half of what blocks,

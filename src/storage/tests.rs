@@ -63,12 +63,14 @@ pub(super) fn write(model: &Model, options: TableOptions, cut_every: usize) -> F
 }
 
 fn table_on(fs: Arc<dyn Fs>, fixture: &Fixture, cache_bytes: u64) -> Arc<Table> {
-    let (meta, cache) = (Arc::new(fixture.meta.clone()), TableCache::alone(cache_bytes, None));
+    let (meta, cache) =
+        (Arc::new(fixture.meta.clone()), TableCache::alone(cache_bytes, Helpers::none()));
     Table::new(fs, fixture.path.clone(), meta, cache, ReadMetrics::new(&NoopMeter))
 }
 
 fn open(path: &Path) -> Result<Arc<Table>> {
-    let (cache, metrics) = (TableCache::alone(1 << 20, None), ReadMetrics::new(&NoopMeter));
+    let (cache, metrics) =
+        (TableCache::alone(1 << 20, Helpers::none()), ReadMetrics::new(&NoopMeter));
     Table::open(Arc::new(OsFs), path.to_owned(), cache, metrics)
 }
 
@@ -659,7 +661,7 @@ fn indexes_and_filters_stay_within_their_bytes_and_go_with_their_tables() {
     let one = alone.pinned_bytes();
     assert!(one > 2000, "{one}");
     let budget = one * 8;
-    let cache = TableCache::with(budget, Some(budget), (100, one * 3), None);
+    let cache = TableCache::with(budget, Some(budget), (100, one * 3), Helpers::none());
     let tables: Vec<_> = (0..10).map(|n| shared_table(&fixture, n, &cache)).collect();
     for round in 0..3 {
         for table in &tables {
@@ -686,7 +688,7 @@ fn indexes_and_filters_that_are_read_stay_when_those_of_other_sections_go() {
     let alone = table_on(Arc::new(OsFs), &fixture, 0);
     alone.load_all().unwrap();
     let max = alone.pinned_bytes() / 4;
-    let cache = TableCache::with(0, Some(0), (100, max), None);
+    let cache = TableCache::with(0, Some(0), (100, max), Helpers::none());
     let (table, counts) = (shared_table(&fixture, 0, &cache), Arc::<Counts>::default());
     let file = Counting(OsFs.open(&fixture.path).unwrap(), Arc::clone(&counts));
     table.set_file(Arc::new(file));
@@ -716,7 +718,7 @@ fn what_only_a_reader_holds_still_drives_out_nothing_more() {
     let alone = table_on(Arc::new(OsFs), &fixture, 0);
     alone.load_all().unwrap();
     let max = alone.pinned_bytes() / 2;
-    let cache = TableCache::with(0, Some(0), (100, max), None);
+    let cache = TableCache::with(0, Some(0), (100, max), Helpers::none());
     let table = shared_table(&fixture, 0, &cache);
     let read = |n: u64| {
         let key = format!("key_{n:08}");
@@ -737,7 +739,7 @@ fn what_only_a_reader_holds_still_drives_out_nothing_more() {
 #[test]
 fn a_reader_keeps_a_table_usable_that_is_closed_meanwhile() {
     let fixture = write(&numbered(500), options(), 1000);
-    let cache = TableCache::with(0, Some(0), (1, 1), None);
+    let cache = TableCache::with(0, Some(0), (1, 1), Helpers::none());
     let slow: Vec<Arc<Table>> = (0..3)
         .map(|_| {
             let (meta, metrics) = (Arc::new(fixture.meta.clone()), ReadMetrics::new(&NoopMeter));
