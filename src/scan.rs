@@ -188,7 +188,8 @@ impl Scan {
             return Ok(Seen::End);
         }
         let walk = self.walk.get_or_insert_with(|| {
-            let cursor = self.view.cursor(&self.range, self.direction);
+            let limit = Some(self.left).filter(|left| *left < usize::MAX);
+            let cursor = self.view.cursor(&self.range, self.direction, limit);
             let now_ms = self.quarantine.env().clock.wall_ms();
             Visible::new((cursor, self.direction), self.range.clone(), self.snapshot, now_ms)
         });

@@ -45,6 +45,7 @@ pub use crate::error::{Error, Result};
 use crate::observe::{BuildMetrics, Histogram, Meter, ReadMetrics};
 use crate::storage::{
     Access, Fetch, Helpers, NO_TABLES, Table, TableCache, TableCursor, TableOptions, TableWriter,
+    Walk,
 };
 use crate::types::{Direction, FileId, KeyRange, Level, SeqNo, ValueKind, hash_key, u64_of};
 use crate::version::TableMeta;
@@ -519,7 +520,7 @@ impl SSTableReader {
 
     pub(crate) fn over(self: Arc<Self>, range: KeyRange, direction: Direction) -> SSTableIterator {
         let table = Arc::clone(&self.table);
-        let cursor = TableCursor::new(table, range, direction, Access::Try, true);
+        let cursor = TableCursor::new(table, range, Walk::new(direction, Access::Try, true));
         SSTableIterator { reader: self, cursor, next: Step::Rewind }
     }
 }

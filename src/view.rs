@@ -19,7 +19,7 @@ use crate::merge::Merge;
 use crate::observe::{Histogram, ReadMetrics};
 use crate::policy::{SAMPLING, SlotCounters, counters_for};
 use crate::storage::store::Store;
-use crate::storage::{Access, Fetch, OpenTables, Table, TableCache, TableCursor};
+use crate::storage::{Access, Fetch, OpenTables, Table, TableCache, TableCursor, Walk};
 use crate::types::{Direction, FileId, KeyRange, Level, SeqNo, SlotId, hash_key};
 use crate::version::{LevelState, Run, Slot, Version};
 
@@ -168,7 +168,7 @@ impl Tree {
     /// A cursor over one run of `version`, for compaction: waits for the disk and leaves the cache alone.
     pub(crate) fn compaction_cursor(&self, run: &Run) -> impl Cursor + use<> {
         let run = RunView::new(run, &self.tables);
-        let walk = Walk { direction: Direction::Forward, access: Access::Wait, fill_cache: false };
+        let walk = Walk::new(Direction::Forward, Access::Wait, false);
         run.cursor(&KeyRange::all(), walk)
     }
 }
@@ -216,14 +216,6 @@ impl LevelView {
     fn slot_of(&self, key: &[u8]) -> usize {
         self.starts.up_to(key).saturating_sub(1)
     }
-}
-
-/// How a cursor walks.
-#[derive(Clone, Copy, Debug)]
-struct Walk {
-    direction: Direction,
-    access: Access,
-    fill_cache: bool,
 }
 
 impl RunView {
@@ -281,8 +273,7 @@ impl Parts for Slices {
 
     fn open(&self, part: usize) -> TableCursor {
         let (range, table) = &self.slices[part];
-        let Walk { direction, access, fill_cache } = self.walk;
-        TableCursor::new(Arc::clone(table), range.clone(), direction, access, fill_cache)
+        TableCursor::new(Arc::clone(table), range.clone(), self.walk)
     }
 }
 
@@ -422,8 +413,15 @@ impl Cursor for Source {
 
 impl View {
     /// Everything in the View, merged; entries outside of `range` may come too, at its ends.
-    pub(crate) fn cursor(&self, range: &KeyRange, direction: Direction) -> Merge<Source> {
-        let walk = Walk { direction, access: Access::Try, fill_cache: true };
+    ///
+    /// `limit`: entries that are wanted, if that is known.
+    pub(crate) fn cursor(
+        &self,
+        range: &KeyRange,
+        direction: Direction,
+        limit: Option<usize>,
+    ) -> Merge<Source> {
+        let walk = Walk { limit, ..Walk::new(direction, Access::Try, true) };
         let sampled = is_sampled();
         let memtables = std::iter::once(&self.active).chain(&self.sealed);
         let mut sources: Vec<Source> = memtables

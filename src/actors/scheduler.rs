@@ -196,7 +196,7 @@ fn with_load<T>(shared: &Shared, look: impl FnOnce(&Load<'_>) -> T) -> T {
             memtable_bytes: u64_of(view.memtable_bytes()),
             oldest_snapshot: shared.live_snapshots().first().copied().unwrap_or(SeqNo::MAX),
         },
-        block_nanos: shared.store.cache().block_cost().nanos(),
+        blocks: shared.store.cache().block_cost().so_far(),
         damaged: &damaged,
         now: env.clock.now(),
         wall_s: env.clock.wall_ms() / 1000,

@@ -112,7 +112,9 @@ impl Env {
         match &self.blocking {
             Blocking::Pool => {
                 if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-                    drop(runtime.spawn_blocking(job));
+                    // It panics if the system has no thread to give.
+                    let spawn = move || drop(runtime.spawn_blocking(job));
+                    drop(std::panic::catch_unwind(std::panic::AssertUnwindSafe(spawn)));
                 }
             }
             Blocking::Inline => {

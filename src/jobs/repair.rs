@@ -365,7 +365,7 @@ impl Work<'_> {
         let tree = Arc::new(Tree::new(Arc::new(version), None, &self.store));
         let active = Arc::new(Memtable::new(FileId(0), 0));
         let view = View { active, sealed: memtables, tree };
-        Patient(view.cursor(&KeyRange::all(), Direction::Forward))
+        Patient(view.cursor(&KeyRange::all(), Direction::Forward, None))
     }
 
     /// Writes what a cursor shows, and puts it into a level as its newest run.

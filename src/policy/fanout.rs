@@ -29,6 +29,8 @@ const PROBE: f64 = 55.0;
 const SEEK: f64 = 500.0;
 /// Nanoseconds of a step of a scan for each extra run that it merges.
 const ITEM: f64 = 30.0;
+/// Measured reads of blocks that weigh as much as what is known already.
+const FEW_READS: f64 = 256.0;
 /// Space that a byte of duplicates costs, in nanoseconds per second.
 const SPACE: f64 = 1e-3;
 /// Share of its cost that a slot must save before its K is changed.
@@ -59,14 +61,24 @@ impl Costs {
         Self { write: 8.0, block: 1000.0, passed: 0.6185_f64.powi(bits) }
     }
 
+    /// Takes in what was measured since the last look: half of it counts at most, less if it is little.
+    pub(crate) fn blocks_read(&mut self, reads: BlockReads) {
+        if reads.nanos == 0 {
+            return; // the clock stands still
+        }
+        let count = reads.count as f64;
+        let mean = reads.nanos as f64 / count.max(1.0);
+        self.block += (count / (count + FEW_READS)).min(0.5) * (mean - self.block);
+    }
+
     /// Per extra run that a get probes, false positives included.
     pub(crate) fn probe(&self) -> f64 {
         PROBE + self.passed * self.block
     }
 
-    /// Per extra run in a seek that goes on to scan `items`.
-    pub(crate) fn seek(&self, items: f64) -> f64 {
-        SEEK + self.block + items * ITEM
+    /// What an extra run costs so many gets, seeks and items scanned.
+    pub(crate) fn rent(&self, gets: f64, seeks: f64, items: f64) -> f64 {
+        gets * self.probe() + seeks * (SEEK + self.block) + items * ITEM
     }
 
     /// Takes in a finished job that took `nanos` for `bytes` in and out.
@@ -75,6 +87,23 @@ impl Costs {
             let sample = (nanos / bytes).clamp(0.1, 1000.0);
             self.write += 0.1 * (sample - self.write);
         }
+    }
+}
+
+/// Reads of blocks that were measured: how long they took together, and how many they were.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct BlockReads {
+    pub(crate) nanos: u64,
+    pub(crate) count: u64,
+}
+
+impl BlockReads {
+    /// What came in since `before`; everything, if that is of another time.
+    pub(crate) fn since(self, before: Self) -> Self {
+        if self.nanos < before.nanos || self.count < before.count {
+            return self;
+        }
+        Self { nanos: self.nanos - before.nanos, count: self.count - before.count }
     }
 }
 
@@ -92,7 +121,7 @@ pub(crate) struct Rates {
 impl Rates {
     /// Cost of one extra run, in nanoseconds per second.
     pub(crate) fn rent(&self, costs: &Costs) -> f64 {
-        self.gets * costs.probe() + self.seeks * costs.seek(self.items_per_seek)
+        costs.rent(self.gets, self.seeks, self.seeks * self.items_per_seek)
     }
 }
 

@@ -147,14 +147,15 @@ impl Heat {
             slot.seen = seen;
             let grown = bytes.saturating_sub(slot.bytes);
             slot.bytes = *bytes;
-            deltas.push((delta, grown));
+            let has_extra = tick.version.slot(id).is_some_and(|(_, slot)| slot.runs.len() > 1);
+            deltas.push((delta, grown, has_extra));
             slots.insert(id.clone(), slot);
         }
         let alpha = forgetting(ops * SAMPLING, thresholds.half_life_ops);
         if !elapsed.is_zero() {
-            for (slot, (delta, grown)) in slots.values_mut().zip(deltas) {
+            for (slot, (delta, grown, has_extra)) in slots.values_mut().zip(deltas) {
                 slot.mix(delta, grown, alpha, elapsed.as_secs_f64());
-                slot.debt += delta.rent(costs);
+                slot.debt += if has_extra { delta.rent(costs) } else { 0.0 };
                 slot.dwell = slot.dwell.saturating_add(1);
             }
             rank(&mut slots, costs);
@@ -200,14 +201,8 @@ impl Heat {
 impl Counts {
     /// What an extra run cost these reads, in nanoseconds.
     fn rent(self, costs: &Costs) -> f64 {
-        let per_seek = if self.seeks > 0 { self.scanned as f64 / self.seeks as f64 } else { 0.0 };
-        let counted = Rates {
-            gets: self.gets as f64,
-            seeks: self.seeks as f64,
-            items_per_seek: per_seek,
-            written: 0.0,
-        };
-        counted.rent(costs) * SAMPLING as f64
+        let all = |count: u64| (count * SAMPLING) as f64;
+        costs.rent(all(self.gets), all(self.seeks), all(self.scanned))
     }
 
     /// What was counted since `before`; everything, if the counters were made anew.

@@ -27,6 +27,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+pub(crate) use fanout::BlockReads;
 pub(crate) use full::FullCompaction;
 pub(crate) use heat::{SAMPLING, SlotCounters, counters_for};
 
@@ -218,8 +219,8 @@ pub(crate) struct Load<'a> {
     pub(crate) version: &'a Version,
     pub(crate) counters: &'a BTreeMap<SlotId, Arc<SlotCounters>>,
     pub(crate) live: BacklogLoad,
-    /// What a block costs those who need it, in nanoseconds; `None`: nobody knows yet.
-    pub(crate) block_nanos: Option<f64>,
+    /// What blocks cost those who needed them, so far.
+    pub(crate) blocks: BlockReads,
     /// Tables that cannot be read: what needs them is left alone.
     pub(crate) damaged: &'a BTreeSet<FileId>,
     /// Time since some fixed moment.
@@ -262,6 +263,8 @@ pub(crate) struct Policy {
     shapes: Shapes,
     heat: Heat,
     costs: Costs,
+    /// What was measured at the last look.
+    blocks: BlockReads,
     bandit: Bandit,
     /// K that slots should have and do not have yet.
     wanted_k: BTreeMap<SlotId, u8>,
@@ -282,6 +285,7 @@ impl Policy {
             shapes: Shapes::default(),
             heat: Heat::default(),
             costs: Costs::new(config),
+            blocks: BlockReads::default(),
             bandit: Bandit::default(),
             wanted_k: BTreeMap::new(),
             resting: BTreeMap::new(),
@@ -299,7 +303,8 @@ impl Policy {
         self.shapes.refresh(load.version, &self.config);
         let bytes = self.shapes.slot_bytes();
         let Load { version, counters, now, .. } = *load;
-        self.costs.block = load.block_nanos.unwrap_or(self.costs.block);
+        self.costs.blocks_read(load.blocks.since(self.blocks));
+        self.blocks = load.blocks;
         let tick = Tick { version, counters, bytes: &bytes, now };
         self.heat.tick(tick, &self.costs, &self.config.heat_thresholds);
         self.wanted_k.retain(|id, _| bytes.contains_key(id));

@@ -25,7 +25,7 @@ struct World {
     tree: Tree,
     counters: BTreeMap<SlotId, Arc<SlotCounters>>,
     live: BacklogLoad,
-    block_nanos: Option<f64>,
+    blocks: super::BlockReads,
     damaged: BTreeSet<FileId>,
     now: Duration,
     wall_s: u64,
@@ -54,7 +54,7 @@ impl World {
             config,
             counters: BTreeMap::new(),
             live: BacklogLoad::default(),
-            block_nanos: None,
+            blocks: super::BlockReads::default(),
             damaged: BTreeSet::new(),
             now: Duration::ZERO,
             wall_s: 0,
@@ -66,7 +66,7 @@ impl World {
             version: &self.tree.version,
             counters: &self.counters,
             live: self.live,
-            block_nanos: self.block_nanos,
+            blocks: self.blocks,
             damaged: &self.damaged,
             now: self.now,
             wall_s: self.wall_s,
@@ -78,7 +78,7 @@ impl World {
             version: &self.tree.version,
             counters: &self.counters,
             live: self.live,
-            block_nanos: self.block_nanos,
+            blocks: self.blocks,
             damaged: &self.damaged,
             now: self.now,
             wall_s: self.wall_s,
@@ -669,9 +669,14 @@ fn reads_pay_for_merges_that_nothing_else_asks_for() {
 
 #[test]
 fn the_dearer_a_block_is_the_fewer_scans_pay_for_a_merge() {
-    let scans = |block_nanos| {
+    let scans = |nanos_a_block: u64| {
         let mut world = World::new(config());
-        world.block_nanos = block_nanos;
+        // Measured well enough to be believed at once.
+        for _ in 0..64 {
+            world.blocks.nanos += nanos_a_block * 10_000;
+            world.blocks.count += 10_000;
+            world.tick();
+        }
         world.policy.costs.write = 1e4; // or a single scan would pay for so small a merge
         world.tree.flush(&(0..40).map(|n| (n, false)).collect::<Vec<_>>());
         world.settle();
@@ -688,13 +693,13 @@ fn the_dearer_a_block_is_the_fewer_scans_pay_for_a_merge() {
             if world.tree.version.levels[1].slots[0].runs.len() == 1 {
                 // What these scans paid for the second run, in halves of what the merge costs.
                 let cost = world.policy.costs;
-                let paid = (scan * super::SAMPLING) as f64 * cost.seek(10.0);
+                let paid = (scan * super::SAMPLING) as f64 * cost.rent(0.0, 1.0, 10.0);
                 return (scan, paid / (bytes as f64 * cost.write / 2.0));
             }
         }
         panic!("never merged");
     };
-    let (unknown, cached, disk) = (scans(None), scans(Some(300.0)), scans(Some(3000.0)));
+    let (unknown, cached, disk) = (scans(0), scans(300), scans(3000));
     assert!(disk.0 < unknown.0 && unknown.0 < cached.0, "{disk:?} {unknown:?} {cached:?}");
     for (scans, paid) in [disk, unknown, cached] {
         let one = paid / scans as f64;
@@ -707,9 +712,12 @@ fn a_steady_load_changes_no_k() {
     let mut world = World::new(config());
     world.fill(40, 8);
     let mut changes = 0;
+    let mut chance = fastrand::Rng::with_seed(9);
     for round in 0..60 {
         world.read(1_000, 200);
         world.read(500_000, 50);
+        world.blocks.nanos += 100 * chance.u64(500..1500);
+        world.blocks.count += 100;
         world.tick();
         for plan in world.plans(&[], 100) {
             changes += usize::from(round > 20 && plan.action.name() == "set_k");

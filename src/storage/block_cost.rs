@@ -6,24 +6,22 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::env::Clock;
-use crate::policy::SAMPLING;
+use crate::policy::{BlockReads, SAMPLING};
 
-/// Each measurement counts as one in so many.
-const WEIGHT: u64 = 32;
 /// A disk that is stuck for once must not count for long.
-const MOST: Duration = Duration::from_millis(1);
+const MOST: Duration = Duration::from_millis(10);
 
-/// Average time from the need of a block to its payload. Where to look for it in a table is not part of that, nor is the wait for a
-/// thread that may read it. Thread-safe; of two measurements at the same instant one may be lost.
+/// Time from the need of a block to its payload, and how often that was measured. Where to look for it in a table is not part of it,
+/// nor is the wait for a thread that may read it, nor, for a scan that had to wait, the unpacking. Thread-safe.
 pub(crate) struct BlockCost {
     clock: Arc<dyn Clock>,
-    /// Sixteenths of nanoseconds; 0 before the first measurement.
-    average: AtomicU64,
+    nanos: AtomicU64,
+    count: AtomicU64,
 }
 
 impl BlockCost {
     pub(crate) fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { clock, average: AtomicU64::new(0) }
+        Self { clock, nanos: AtomicU64::new(0), count: AtomicU64::new(0) }
     }
 
     /// Now, if this is one of the reads that are measured: every so many of a thread.
@@ -51,28 +49,21 @@ impl BlockCost {
     }
 
     fn took(&self, time: Duration) {
-        let sample = u64::try_from(time.min(MOST).as_nanos()).unwrap_or(0) * 16;
-        if sample == 0 {
-            return; // a clock that stands still measures nothing
-        }
-        let average = self.average.load(Ordering::Relaxed);
-        let next = match average {
-            0 => sample,
-            _ => average - average / WEIGHT + sample / WEIGHT,
-        };
-        self.average.store(next, Ordering::Relaxed);
+        let nanos = u64::try_from(time.min(MOST).as_nanos()).unwrap_or(0);
+        self.nanos.fetch_add(nanos, Ordering::Relaxed);
+        self.count.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Nanoseconds; `None` if nothing was measured yet.
-    pub(crate) fn nanos(&self) -> Option<f64> {
-        let average = self.average.load(Ordering::Relaxed);
-        (average > 0).then_some(average as f64 / 16.0)
+    /// What was measured so far.
+    pub(crate) fn so_far(&self) -> BlockReads {
+        let load = |sum: &AtomicU64| sum.load(Ordering::Relaxed);
+        BlockReads { nanos: load(&self.nanos), count: load(&self.count) }
     }
 }
 
 impl std::fmt::Debug for BlockCost {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("BlockCost").field("nanos", &self.nanos()).finish_non_exhaustive()
+        f.debug_struct("BlockCost").field("so_far", &self.so_far()).finish_non_exhaustive()
     }
 }
 
@@ -82,23 +73,18 @@ mod tests {
     use crate::env::SystemClock;
 
     #[test]
-    fn the_average_goes_to_where_the_measurements_are() {
+    fn what_is_measured_is_summed_up_but_for_accidents() {
         let cost = BlockCost::new(Arc::new(SystemClock::default()));
-        assert_eq!(cost.nanos(), None);
-        cost.took(Duration::ZERO);
-        assert_eq!(cost.nanos(), None, "nothing was measured");
-        cost.took(Duration::from_nanos(300));
-        assert_eq!(cost.nanos(), Some(300.0));
-        for _ in 0..10 {
-            cost.took(Duration::from_micros(100));
+        cost.end(None);
+        assert_eq!(cost.so_far(), BlockReads::default());
+        for nanos in [0, 300, 500] {
+            cost.took(Duration::from_nanos(nanos));
         }
-        assert!(cost.nanos().is_some_and(|nanos| (20_000.0..40_000.0).contains(&nanos)));
-        for _ in 0..1000 {
-            cost.took(Duration::from_nanos(300));
-        }
-        assert!(cost.nanos().is_some_and(|nanos| (298.0..310.0).contains(&nanos)), "{cost:?}");
+        assert_eq!(cost.so_far(), BlockReads { nanos: 800, count: 3 });
         cost.took(Duration::MAX);
-        assert!(cost.nanos().is_some_and(|nanos| (30_000.0..40_000.0).contains(&nanos)));
+        assert_eq!(cost.so_far(), BlockReads { nanos: 10_000_800, count: 4 });
+        cost.end(Some(Duration::ZERO));
+        assert_eq!(cost.so_far().count, 5);
     }
 
     #[test]

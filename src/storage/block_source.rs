@@ -1,7 +1,8 @@
 //! Where the blocks of a cursor come from: the cache, a window that was read ahead, the file.
 //!
-//! Blocks that follow each other are read ahead: 256 KiB at once for a compaction; for a scan, one block, then 16 KiB, then twice as
-//! much each time up to 256 KiB. A scan that comes so far leaves the cache to those who read again, and gets help with unpacking.
+//! Blocks that follow each other are read ahead: 256 KiB at once for a compaction; for a scan, one block, or as many as its limit may
+//! need, then 16 KiB, then twice as much each time up to 256 KiB. A scan that comes so far leaves the cache to those who read again,
+//! and gets help with unpacking.
 
 use std::cmp::Ordering;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -13,8 +14,9 @@ use crate::cursor::Stop;
 use crate::error::{Error, Result};
 use crate::format::index::LeafIndex;
 use crate::storage::open_table::OpenTable;
-use crate::storage::prefetch::{Stretch, UNPACKED_MAX, Window, Work};
+use crate::storage::prefetch::{BUFFERED_MAX, Next, Stretch, Window, Work};
 use crate::storage::table::{Access, Extent, Table};
+use crate::storage::table_cursor::Walk;
 use crate::tally::Share;
 use crate::types::{Direction, KeyRange, u64_of, usize_of};
 
@@ -43,8 +45,12 @@ pub(super) struct BlockSource {
     /// A compaction neither asks nor fills the cache.
     past_cache: bool,
     direction: Direction,
+    /// Bytes of the first read, if as many blocks follow.
+    at_first: usize,
     /// Bytes of the next read, if as many blocks follow.
     ahead: usize,
+    /// Nothing was loaded since the start or a seek.
+    fresh: bool,
     window: Option<Window>,
     /// The window, if somebody helps to unpack it.
     stretch: Option<Stretch>,
@@ -59,14 +65,11 @@ pub(super) struct BlockSource {
 }
 
 impl BlockSource {
-    pub(super) fn new(
-        table: Arc<Table>,
-        direction: Direction,
-        access: Access,
-        fill_cache: bool,
-    ) -> Self {
+    pub(super) fn new(table: Arc<Table>, walk: Walk) -> Self {
+        let Walk { direction, access, fill_cache, limit } = walk;
         let past_cache = access == Access::Wait && !fill_cache;
-        let ahead = if past_cache { READ_AHEAD_MAX } else { 0 };
+        let limit = limit.map(|entries| table.typical_bytes(entries).min(READ_AHEAD_MIN));
+        let at_first = if past_cache { READ_AHEAD_MAX } else { limit.unwrap_or(0) };
         Self {
             buffered: table.cache().buffers().share(0),
             table,
@@ -74,7 +77,9 @@ impl BlockSource {
             fill_cache,
             past_cache,
             direction,
-            ahead,
+            at_first,
+            ahead: at_first,
+            fresh: true,
             window: None,
             stretch: None,
             awaited: Arc::default(),
@@ -85,7 +90,8 @@ impl BlockSource {
 
     /// Nothing is known of what is read next: reads ahead as a new cursor does.
     pub(super) fn restart(&mut self) {
-        self.ahead = if self.past_cache { READ_AHEAD_MAX } else { 0 };
+        self.ahead = self.at_first;
+        self.fresh = true;
     }
 
     /// Forgets what only a step that stopped half-way needs, once it is through.
@@ -179,19 +185,26 @@ impl BlockSource {
         if self.ahead <= extent.len || crowded {
             return Ok(extent);
         }
+        // A scan begins in the middle of its first block, on average.
+        let ahead = u64_of(self.ahead + extent.len / 2);
         self.leaf(spot.section, |leaf| match self.direction {
             Direction::Forward => {
                 let end = range.end.as_ref().filter(|end| self.reaches(spot.section, end));
                 let end = end.map_or(usize::MAX, |end| leaf.find_before(end));
                 let last = end.clamp(spot.block, leaf.n_blocks().saturating_sub(1));
-                let last = table.extent(spot.section, leaf, last).unwrap_or(extent);
+                let room = extent.offset.saturating_add(ahead);
+                let near = |last: &Extent| last.offset < room;
+                let last = (spot.block..=last)
+                    .map_while(|block| table.extent(spot.section, leaf, block).filter(near))
+                    .last();
+                let last = last.unwrap_or(extent);
                 let end = last.offset.saturating_add(u64_of(last.len));
-                let room = end.saturating_sub(extent.offset);
-                Extent { len: self.ahead.min(usize_of(room)).max(extent.len), ..extent }
+                Extent { len: usize_of(end.saturating_sub(extent.offset)), ..extent }
             }
             Direction::Backward => {
                 let end = extent.offset.saturating_add(u64_of(extent.len));
-                let near = |first: &Extent| end.saturating_sub(first.offset) <= u64_of(self.ahead);
+                let room = end.saturating_sub(ahead);
+                let near = |first: &Extent| first.offset + u64_of(first.len) > room;
                 let first = (leaf.find(&range.start)..spot.block)
                     .rev()
                     .map_while(|block| table.extent(spot.section, leaf, block).filter(near))
@@ -214,7 +227,7 @@ impl BlockSource {
         }
         let awaited = self.awaited.lock().unwrap_or_else(PoisonError::into_inner).take();
         // The block that a scan begins with is measured; the others it gets for less.
-        let measured = self.ahead == 0 && awaited.is_none();
+        let measured = self.fresh && awaited.is_none();
         let begun = if measured { self.table.cache().block_cost().begin() } else { None };
         if let Some(window) = awaited {
             self.enter(window, spot, range)?;
@@ -224,6 +237,7 @@ impl BlockSource {
             None => self.read(spot, extent, range, begun)?,
         };
         self.table.cache().block_cost().end(begun);
+        self.fresh = false;
         if self.access == Access::Try {
             if self.pending.len() >= PENDING_MAX {
                 self.pending.clear(); // the caller gave up on steps half-way
@@ -242,9 +256,13 @@ impl BlockSource {
         if let Some(block) = self.in_window(extent) {
             return Ok(Some(block?));
         }
-        if let Some(window) = self.stretch.take().and_then(|stretch| stretch.take_next(extent)) {
-            self.enter(window, spot, range)?;
-            return Ok(self.in_window(extent).transpose()?);
+        match self.stretch.as_ref().map_or(Next::Nothing, |stretch| stretch.next(extent)) {
+            Next::Here(window) => {
+                self.enter(window, spot, range)?;
+                return Ok(self.in_window(extent).transpose()?);
+            }
+            Next::Coming(wait) if self.access == Access::Try => return Err(Stop::Blocked(wait)),
+            Next::Coming(_) | Next::Nothing => self.stretch = None,
         }
         Ok(if self.past_cache { None } else { self.table.cached(extent) })
     }
@@ -293,8 +311,8 @@ impl BlockSource {
     /// Gets help with the window, if it is worth that and there is some.
     fn helped(&self, spot: Spot, range: &KeyRange) -> Result<Option<Stretch>, Stop> {
         let cache = self.table.cache();
-        let bytes = u64_of(READ_AHEAD_MAX) + UNPACKED_MAX;
-        let Some(window) = self.window.as_ref().filter(|_| cache.may_read_ahead(bytes)) else {
+        let Some(window) = self.window.as_ref().filter(|_| cache.may_read_ahead(BUFFERED_MAX))
+        else {
             return Ok(None);
         };
         let step = |steps: usize| match self.direction {

@@ -23,5 +23,5 @@ pub(crate) use table::{Access, Fetch, Table};
 pub(crate) use table_cache::{NO_TABLES, OpenTables, TableCache};
 pub use table_check::Damaged;
 pub(crate) use table_check::{Checked, TableCheck};
-pub(crate) use table_cursor::TableCursor;
+pub(crate) use table_cursor::{TableCursor, Walk};
 pub(crate) use table_writer::{TableOptions, TableWriter, temp_path};

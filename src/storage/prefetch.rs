@@ -5,7 +5,7 @@
 //! fails to do is left for the scan to find. So it changes how fast a scan is, and nothing else.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 
 use bytes::Bytes;
 
@@ -19,10 +19,12 @@ use crate::types::{u64_of, usize_of};
 
 /// Scans that may be helped at a time, for each thread to spare: those of a slot take turns.
 const PER_THREAD: usize = 4;
-/// Most bytes that a helper unpacks before the scan takes some.
-pub(super) const UNPACKED_MAX: u64 = 1 << 20;
+/// Most bytes that a helper has unpacked and the scan has not taken: one that comes so far goes.
+const UNPACKED_MAX: u64 = 1 << 20;
+/// Most bytes that a helper holds: those, the next window, and this one if the scan has gone on.
+pub(super) const BUFFERED_MAX: u64 = UNPACKED_MAX + (640 << 10);
 
-/// Threads that help scans, of one engine.
+/// Threads that help scans: of an engine, or of a table that stands alone.
 pub(crate) struct Helpers {
     env: Env,
     free: AtomicUsize,
@@ -119,9 +121,14 @@ pub(super) struct Work {
 
 /// A window on which a scan and its helper work. Dropping it sends the helper away.
 #[derive(Debug)]
-pub(super) struct Stretch {
-    work: Arc<Work>,
-    progress: Arc<Mutex<Progress>>,
+pub(super) struct Stretch(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    work: Work,
+    progress: Mutex<Progress>,
+    /// Rung when the next window was read, or cannot be.
+    read: Condvar,
 }
 
 /// How far both are.
@@ -133,8 +140,38 @@ struct Progress {
     ready: Vec<Bytes>,
     bytes: u64,
     next: Option<Window>,
-    /// Counts `next` and `ready`.
+    /// The next window is being read.
+    reading: bool,
+    /// A helper has come, or will come.
+    helped: bool,
+    /// Counts `next` and `ready`; all that a helper may use, while there is one.
     buffered: Share,
+}
+
+/// What is there of the next window.
+pub(super) enum Next {
+    Here(Window),
+    /// It is being read. Run this, which blocks, and ask again.
+    Coming(Box<dyn FnOnce() -> Result<()> + Send>),
+    Nothing,
+}
+
+/// A helper on its way or at work. Holds nothing of a scan that has ended before it came.
+struct Helper {
+    shared: Weak<Shared>,
+    _permit: Permit,
+}
+
+impl Drop for Helper {
+    fn drop(&mut self) {
+        if let Some(shared) = self.shared.upgrade() {
+            let mut progress = shared.progress();
+            progress.helped = false;
+            progress.reading = false;
+            progress.count();
+            shared.read.notify_all();
+        }
+    }
 }
 
 impl Stretch {
@@ -142,30 +179,45 @@ impl Stretch {
     pub(super) fn begin(helpers: &Arc<Helpers>, work: Work) -> Option<Self> {
         let permit = helpers.permit()?;
         let stretch = Self::new(work);
-        let (work, progress) = (Arc::clone(&stretch.work), Arc::clone(&stretch.progress));
+        {
+            let mut progress = stretch.0.progress();
+            progress.helped = true;
+            progress.count();
+        }
+        let helper = Helper { shared: Arc::downgrade(&stretch.0), _permit: permit };
         helpers.env.beside(move || {
-            help(&work, &progress);
-            drop(permit);
+            let helper = helper;
+            if let Some(shared) = helper.shared.upgrade() {
+                shared.help();
+            }
         });
         Some(stretch)
     }
 
     fn new(work: Work) -> Self {
-        let buffered = work.table.cache().buffers().share(0);
-        let progress = Progress { taken: 0, ready: Vec::new(), bytes: 0, next: None, buffered };
-        Self { work: Arc::new(work), progress: Arc::new(Mutex::new(progress)) }
+        let progress = Progress {
+            taken: 0,
+            ready: Vec::new(),
+            bytes: 0,
+            next: None,
+            reading: false,
+            helped: false,
+            buffered: work.table.cache().buffers().share(0),
+        };
+        Self(Arc::new(Shared { work, progress: Mutex::new(progress), read: Condvar::new() }))
     }
 
     /// The block, if the helper has it, and it is the next one in the walk. What is not, ends the help.
     pub(super) fn take(&self, extent: Extent) -> Option<Bytes> {
-        let mut progress = locked(&self.progress);
+        let blocks = &self.0.work.blocks;
+        let mut progress = self.0.progress();
         let at = progress.taken;
-        if self.work.blocks.get(at) != Some(&extent) {
-            progress.give_up(self.work.blocks.len());
+        if blocks.get(at) != Some(&extent) {
+            progress.give_up(blocks.len());
             return None;
         }
         progress.taken += 1;
-        if progress.ready.len() != self.work.blocks.len() - at {
+        if progress.ready.len() != blocks.len() - at {
             return None;
         }
         let block = progress.ready.pop()?;
@@ -174,17 +226,30 @@ impl Stretch {
         Some(block)
     }
 
-    /// The window behind this one, if it was read and has that block.
-    pub(super) fn take_next(&self, extent: Extent) -> Option<Window> {
-        let mut progress = locked(&self.progress);
-        progress.next.as_ref()?.slice(extent)?;
-        progress.next.take()
+    /// The window behind this one, if it has that block.
+    pub(super) fn next(&self, extent: Extent) -> Next {
+        let mut progress = self.0.progress();
+        if progress.next.as_ref().is_some_and(|window| window.slice(extent).is_some()) {
+            let next = progress.next.take();
+            progress.count();
+            return next.map_or(Next::Nothing, Next::Here);
+        }
+        if !progress.reading || self.0.work.next.is_none_or(|next| !next.holds(extent)) {
+            return Next::Nothing;
+        }
+        let shared = Arc::clone(&self.0);
+        Next::Coming(Box::new(move || {
+            let progress = shared.progress();
+            let reading = |progress: &mut Progress| progress.reading;
+            drop(shared.read.wait_while(progress, reading).unwrap_or_else(PoisonError::into_inner));
+            Ok(())
+        }))
     }
 }
 
 impl Drop for Stretch {
     fn drop(&mut self) {
-        let mut progress = locked(&self.progress);
+        let mut progress = self.0.progress();
         progress.next = None;
         progress.give_up(usize::MAX);
     }
@@ -201,52 +266,63 @@ impl Progress {
 
     fn count(&mut self) {
         let next = self.next.as_ref().map_or(0, |window| window.bytes.len());
-        self.buffered.set(self.bytes + u64_of(next));
+        let held = self.bytes + u64_of(next);
+        self.buffered.set(if self.helped { BUFFERED_MAX } else { held });
     }
 }
 
-/// What the helper does. Blocks.
-fn help(work: &Work, progress: &Mutex<Progress>) {
-    read_next(work, progress);
-    while unpack_last(work, progress) {}
-}
+impl Shared {
+    fn progress(&self) -> MutexGuard<'_, Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 
-fn read_next(work: &Work, progress: &Mutex<Progress>) {
-    let Some(wanted) = work.next.filter(|_| locked(progress).taken < work.blocks.len()) else {
-        return;
-    };
-    // What fails here, the scan will find.
-    let Ok(window) = Window::read(&work.table, &work.open, wanted) else { return };
-    let mut progress = locked(progress);
-    if progress.taken <= work.blocks.len() {
-        progress.next = Some(window);
+    /// What the helper does. Blocks.
+    fn help(&self) {
+        self.read_next();
+        while self.unpack_last() {}
+    }
+
+    fn read_next(&self) {
+        let Some(wanted) = self.work.next else { return };
+        {
+            let mut progress = self.progress();
+            if progress.taken >= self.work.blocks.len() {
+                return;
+            }
+            progress.reading = true;
+        }
+        // What fails here, the scan will find.
+        let window = Window::read(&self.work.table, &self.work.open, wanted).ok();
+        let mut progress = self.progress();
+        progress.reading = false;
+        if progress.taken <= self.work.blocks.len() {
+            progress.next = window;
+            progress.count();
+        }
+        self.read.notify_all();
+    }
+
+    /// Unpacks the last block that neither has; `false` if the scan needs no more help.
+    fn unpack_last(&self) -> bool {
+        let Work { table, window, blocks, .. } = &self.work;
+        let (taken, ready) = {
+            let progress = self.progress();
+            (progress.taken, progress.ready.len())
+        };
+        let Some(at) = (blocks.len() - ready).checked_sub(1) else { return false };
+        // The next block is the scan's: it would come for it before it is done here.
+        let Some(extent) = blocks.get(at).filter(|_| at > taken) else { return false };
+        let Some(Ok(block)) = window.unpack(table, *extent, true) else { return false };
+        let mut progress = self.progress();
+        let bytes = progress.bytes + u64_of(block.len());
+        if at < progress.taken || bytes > UNPACKED_MAX {
+            return false;
+        }
+        progress.ready.push(block);
+        progress.bytes = bytes;
         progress.count();
+        true
     }
-}
-
-/// Unpacks the last block that neither has; `false` if the scan needs no more help.
-fn unpack_last(work: &Work, progress: &Mutex<Progress>) -> bool {
-    let (taken, ready) = {
-        let progress = locked(progress);
-        (progress.taken, progress.ready.len())
-    };
-    let Some(at) = (work.blocks.len() - ready).checked_sub(1) else { return false };
-    // The next block is the scan's: it would come for it before it is done here.
-    let Some(extent) = work.blocks.get(at).filter(|_| at > taken) else { return false };
-    let Some(Ok(block)) = work.window.unpack(&work.table, *extent, true) else { return false };
-    let mut progress = locked(progress);
-    let bytes = progress.bytes + u64_of(block.len());
-    if at < progress.taken || bytes > UNPACKED_MAX {
-        return false;
-    }
-    progress.ready.push(block);
-    progress.bytes = bytes;
-    progress.count();
-    true
-}
-
-fn locked(progress: &Mutex<Progress>) -> MutexGuard<'_, Progress> {
-    progress.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -256,7 +332,7 @@ mod tests {
     use super::super::tests::{
         CODECS, Fixture, Model, Slow, expected, finish, numbered, options, row, rows, write,
     };
-    use super::super::{Access, TableCache, TableCursor, TableOptions};
+    use super::super::{Access, TableCache, TableCursor, TableOptions, Walk};
     use super::*;
     use crate::config::Compression;
     use crate::cursor::{Cursor, Stop};
@@ -281,7 +357,11 @@ mod tests {
     }
 
     fn scan(table: &Arc<Table>, direction: Direction) -> TableCursor {
-        TableCursor::new(Arc::clone(table), KeyRange::all(), direction, Access::Try, true)
+        TableCursor::new(
+            Arc::clone(table),
+            KeyRange::all(),
+            Walk::new(direction, Access::Try, true),
+        )
     }
 
     /// Some megabytes of noise: windows as large as they get.
@@ -315,11 +395,11 @@ mod tests {
             let mut rng = fastrand::Rng::with_seed(seed);
             let share = rng.f64();
             let stretch = Stretch::new(work(&table));
-            let (work, progress) = (&stretch.work, &*stretch.progress);
+            let shared = &stretch.0;
             let (mut helped, mut alone) = (0, 0);
-            for extent in &work.blocks {
-                let truth = work.window.unpack(&table, *extent, true).unwrap().unwrap();
-                while rng.f64() < share && unpack_last(work, progress) {
+            for extent in &shared.work.blocks {
+                let truth = shared.work.window.unpack(&table, *extent, true).unwrap().unwrap();
+                while rng.f64() < share && shared.unpack_last() {
                     helped += 1;
                 }
                 match stretch.take(*extent) {
@@ -329,10 +409,10 @@ mod tests {
                 let buffered = table.cache().buffers().bytes();
                 assert!(buffered <= UNPACKED_MAX, "{buffered}");
             }
-            assert!(!unpack_last(work, progress), "nothing is left to do");
-            assert_eq!(helped + alone, work.blocks.len(), "seed {seed}");
+            assert!(!shared.unpack_last(), "nothing is left to do");
+            assert_eq!(helped + alone, shared.work.blocks.len(), "seed {seed}");
             assert!(share < 0.1 || helped > 0, "seed {seed}");
-            assert!(stretch.take_next(Extent { offset: 0, len: 1000 }).is_none());
+            assert!(matches!(stretch.next(shared.work.blocks[0]), Next::Nothing), "nobody read it");
             drop(stretch);
             assert_eq!(table.cache().buffers().bytes(), 0);
         }
@@ -343,19 +423,86 @@ mod tests {
         let fixture = write(&long(), options(), usize::MAX);
         let table = table(Arc::new(OsFs), &fixture, (0, Helpers::none()));
         let stretch = Stretch::new(work(&table));
-        let (work, progress) = (Arc::clone(&stretch.work), Arc::clone(&stretch.progress));
-        assert!(unpack_last(&work, &progress) && unpack_last(&work, &progress));
+        let shared = Arc::clone(&stretch.0);
+        assert!(shared.unpack_last() && shared.unpack_last());
         assert!(table.cache().buffers().bytes() > 0);
-        assert_eq!(stretch.take(work.blocks[5]), None, "the first was the next one");
-        assert!(locked(&progress).ready.is_empty(), "what was done is no use any more");
+        assert_eq!(stretch.take(shared.work.blocks[5]), None, "the first was the next one");
+        assert!(shared.progress().ready.is_empty(), "what was done is no use any more");
         assert_eq!(table.cache().buffers().bytes(), 0);
-        assert!(!unpack_last(&work, &progress));
+        assert!(!shared.unpack_last());
 
-        let stretch = Stretch::new(self::work(&table));
-        let (work, progress) = (Arc::clone(&stretch.work), Arc::clone(&stretch.progress));
+        let stretch = Stretch::new(work(&table));
+        let shared = Arc::clone(&stretch.0);
         drop(stretch);
-        help(&work, &progress);
+        shared.help();
         assert_eq!(table.cache().buffers().bytes(), 0, "nor for one that has ended");
+    }
+
+    #[test]
+    fn a_scan_waits_for_a_window_that_is_being_read_and_for_no_other() {
+        let fixture = write(&long(), options(), usize::MAX);
+        let table = table(Arc::new(OsFs), &fixture, (0, Helpers::none()));
+        let stretch = Stretch::new(work(&table));
+        let (first, last) = (stretch.0.work.blocks[0], *stretch.0.work.blocks.last().unwrap());
+        assert!(matches!(stretch.next(first), Next::Nothing));
+        stretch.0.progress().reading = true;
+        assert!(matches!(stretch.next(last), Next::Nothing), "it is not in there");
+        let Next::Coming(wait) = stretch.next(first) else { panic!("it is being read") };
+        std::thread::scope(|scope| {
+            let waits = scope.spawn(wait);
+            stretch.0.read_next();
+            waits.join().unwrap().unwrap();
+        });
+        let Next::Here(window) = stretch.next(first) else { panic!("it was read") };
+        assert!(window.slice(first).is_some());
+
+        // A helper that breaks down leaves nobody waiting.
+        stretch.0.progress().reading = true;
+        let Next::Coming(wait) = stretch.next(first) else { panic!("it is being read") };
+        let helpers = Arc::new(Helpers { env: Env::default(), free: AtomicUsize::new(1) });
+        let _permit = helpers.permit().unwrap();
+        drop(Helper { shared: Arc::downgrade(&stretch.0), _permit });
+        wait().unwrap();
+        assert!(matches!(stretch.next(first), Next::Nothing));
+    }
+
+    #[test]
+    fn helpers_that_come_late_hold_no_more_memory_than_there_may_be() {
+        let fixture = write(&long(), options(), usize::MAX);
+        for scans_end in [false, true] {
+            let mut runtime = tokio::runtime::Builder::new_current_thread();
+            let runtime = runtime.max_blocking_threads(1).build().unwrap();
+            let _inside = runtime.enter();
+            let (release, held) = std::sync::mpsc::channel::<()>();
+            let busy = runtime.spawn_blocking(move || held.recv().is_err());
+            let helpers = Arc::new(Helpers { env: Env::default(), free: AtomicUsize::new(60) });
+            let cache = TableCache::with(0, Some(0), (100, u64::MAX), Arc::clone(&helpers));
+            let (meta, metrics) = (Arc::new(fixture.meta.clone()), ReadMetrics::new(&NoopMeter));
+            let path = fixture.path.clone();
+            let table = Table::new(Arc::new(OsFs), path, meta, Arc::clone(&cache), metrics);
+            let mut scans: Vec<_> = (0..40).map(|n| scan(&table, BOTH[n % 2])).collect();
+            for scan in &mut scans {
+                finish(|| scan.rewind()).unwrap();
+                for _ in 0..5000 {
+                    assert!(finish(|| scan.advance()).unwrap());
+                }
+            }
+            assert!(helpers.free.load(Ordering::Acquire) <= 58, "nobody asked for help");
+            assert!(cache.buffers().bytes() <= 8 << 20, "{}", cache.buffers().bytes());
+            if scans_end {
+                scans.clear();
+                let held = (cache.buffers().bytes(), Arc::strong_count(&table));
+                assert_eq!(held, (0, 1), "those who have not come hold nothing");
+            }
+            drop(release);
+            assert!(runtime.block_on(busy).unwrap());
+            // Behind all of them, on the only thread.
+            runtime.block_on(runtime.spawn_blocking(|| ())).unwrap();
+            assert_eq!(helpers.free.load(Ordering::Acquire), 60);
+            assert!(cache.buffers().bytes() <= 8 << 20, "{}", cache.buffers().bytes());
+            drop(scans);
+            assert_eq!(cache.buffers().bytes(), 0);
+        }
     }
 
     #[test]
@@ -381,7 +528,7 @@ mod tests {
                         seen.push(row);
                         patiently(&mut || cursor.advance().map(drop));
                         let buffered = table.cache().buffers().bytes();
-                        assert!(buffered <= UNPACKED_MAX + (3 << 18), "{buffered}");
+                        assert!(buffered <= BUFFERED_MAX + (1 << 19), "{buffered}");
                     }
                     assert_eq!(seen, expected(&model, &KeyRange::all(), direction));
                     drop(cursor);

@@ -148,6 +148,14 @@ pub(crate) struct Extent {
     pub(crate) len: usize,
 }
 
+impl Extent {
+    /// Whether all of `other` is in it.
+    pub(super) fn holds(self, other: Self) -> bool {
+        let end = |extent: Self| extent.offset.saturating_add(u64_of(extent.len));
+        self.offset <= other.offset && end(other) <= end(self)
+    }
+}
+
 impl Table {
     /// Table of an engine, whose manifest knows its content. Reads nothing.
     pub(crate) fn new(
@@ -729,6 +737,12 @@ impl Table {
         if fill_cache {
             self.cache.blocks().insert(self.place(extent), block.clone());
         }
+    }
+
+    /// Bytes of the file that so many entries take, about.
+    pub(super) fn typical_bytes(&self, entries: usize) -> usize {
+        let each = self.meta.file_bytes / self.meta.entries.max(1);
+        entries.saturating_mul(usize_of(each))
     }
 
     /// Reads part of the file. Blocks.

@@ -19,6 +19,22 @@ use crate::storage::table::{Access, Extent, Table};
 use crate::types::{Direction, KeyRange, SeqNo, ValueKind, u64_of};
 use crate::version::SectionMeta;
 
+/// How a cursor walks.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Walk {
+    pub(crate) direction: Direction,
+    pub(crate) access: Access,
+    pub(crate) fill_cache: bool,
+    /// Entries after which the walk ends, if that is known: no more is read ahead for the first of them.
+    pub(crate) limit: Option<usize>,
+}
+
+impl Walk {
+    pub(crate) const fn new(direction: Direction, access: Access, fill_cache: bool) -> Self {
+        Self { direction, access, fill_cache, limit: None }
+    }
+}
+
 /// Cursor over the entries of a table whose keys are in a range.
 #[derive(Debug)]
 pub(crate) struct TableCursor {
@@ -83,17 +99,11 @@ impl TableCursor {
     ///
     /// `fill_cache`: whether blocks that are read go into the block cache. With [`Access::Wait`] and `false` the cache
     /// is not even asked: a compaction reads each block once.
-    pub(crate) fn new(
-        table: Arc<Table>,
-        range: KeyRange,
-        direction: Direction,
-        access: Access,
-        fill_cache: bool,
-    ) -> Self {
+    pub(crate) fn new(table: Arc<Table>, range: KeyRange, walk: Walk) -> Self {
         Self {
-            source: BlockSource::new(table, direction, access, fill_cache),
+            source: BlockSource::new(table, walk),
             range,
-            direction,
+            direction: walk.direction,
             valid: false,
             spot: Spot::default(),
             payload: Bytes::new(),

@@ -263,11 +263,11 @@ proptest! {
             for direction in [Direction::Forward, Direction::Backward] {
                 let expected = expected(&model, &range, direction);
                 let waits = open(&fixture.path).unwrap();
-                let mut cursor = TableCursor::new(waits, range.clone(), direction, Access::Wait, fill_cache);
+                let mut cursor = TableCursor::new(waits, range.clone(), Walk::new(direction, Access::Wait, fill_cache));
                 prop_assert_eq!(&rows(&mut cursor).unwrap(), &expected);
                 for cache_bytes in [0, 1 << 20] {
                     let slow = table_on(Arc::new(Slow), &fixture, cache_bytes);
-                    let mut cursor = TableCursor::new(slow, range.clone(), direction, Access::Try, fill_cache);
+                    let mut cursor = TableCursor::new(slow, range.clone(), Walk::new(direction, Access::Try, fill_cache));
                     prop_assert_eq!(&rows(&mut cursor).unwrap(), &expected);
                 }
             }
@@ -287,8 +287,8 @@ proptest! {
         for direction in [Direction::Forward, Direction::Backward] {
             let all = expected(&model, &range, direction);
             let mut cursors = [
-                TableCursor::new(Arc::clone(&slow), range.clone(), direction, Access::Try, false),
-                TableCursor::new(Arc::clone(&quick), range.clone(), direction, Access::Wait, true),
+                TableCursor::new(Arc::clone(&slow), range.clone(), Walk::new(direction, Access::Try, false)),
+                TableCursor::new(Arc::clone(&quick), range.clone(), Walk::new(direction, Access::Wait, true)),
             ];
             for (key, steps) in &seeks {
                 let from = all.iter().position(|row| match direction {
@@ -356,7 +356,11 @@ pub(super) const CODECS: [Compression; 3] =
 /// Everything a reader may ask of a table: the rows, both ways, and each key by itself.
 fn read_all(table: &Arc<Table>, model: &Model) -> Result<Vec<Row>> {
     let cursor = |direction| {
-        TableCursor::new(Arc::clone(table), KeyRange::all(), direction, Access::Wait, false)
+        TableCursor::new(
+            Arc::clone(table),
+            KeyRange::all(),
+            Walk::new(direction, Access::Wait, false),
+        )
     };
     let forward = rows(&mut cursor(Direction::Forward))?;
     let mut backward = rows(&mut cursor(Direction::Backward))?;
@@ -575,8 +579,13 @@ fn a_scan_reads_ahead_in_large_pieces() {
         let table = table_on(Arc::new(OsFs), &fixture, 0);
         let file = Counting(OsFs.open(&fixture.path).unwrap(), Arc::clone(&counts));
         table.set_file(Arc::new(file));
-        let cursor =
-            |range| TableCursor::new(Arc::clone(&table), range, Direction::Forward, access, false);
+        let cursor = |range| {
+            TableCursor::new(
+                Arc::clone(&table),
+                range,
+                Walk::new(Direction::Forward, access, false),
+            )
+        };
         assert_eq!(rows(&mut cursor(KeyRange::all())).unwrap().len(), 40_000);
         let reads = counts.reads.load(Ordering::Relaxed);
         assert!(reads <= most, "{access:?}: {reads} reads for {} bytes", fixture.meta.file_bytes);
@@ -589,6 +598,40 @@ fn a_scan_reads_ahead_in_large_pieces() {
 }
 
 #[test]
+fn a_scan_reads_at_once_what_its_limit_may_need() {
+    let fixture = write(&numbered(40_000), options(), usize::MAX);
+    let counts = Arc::<Counts>::default();
+    let table = table_on(Arc::new(OsFs), &fixture, 0);
+    let file = Counting(OsFs.open(&fixture.path).unwrap(), Arc::clone(&counts));
+    table.set_file(Arc::new(file));
+    table.load_all().unwrap();
+    for direction in [Direction::Forward, Direction::Backward] {
+        // Reads and bytes of scans from many places.
+        let cost = |entries: usize, limit| {
+            counts.reads.store(0, Ordering::Relaxed);
+            counts.bytes.store(0, Ordering::Relaxed);
+            for start in 0..20 {
+                let walk = Walk { limit, ..Walk::new(direction, Access::Try, false) };
+                let mut cursor = TableCursor::new(Arc::clone(&table), KeyRange::all(), walk);
+                let key = format!("key_{:08}", 5000 + start * 1500);
+                finish(|| cursor.seek(key.as_bytes())).unwrap();
+                for _ in 1..entries {
+                    assert!(finish(|| cursor.advance()).unwrap());
+                }
+            }
+            (counts.reads.load(Ordering::Relaxed), counts.bytes.load(Ordering::Relaxed))
+        };
+        let (one, limited, unlimited) = (cost(1, Some(1)), cost(150, Some(150)), cost(150, None));
+        assert!(one.0 <= 21 && one.1 <= 25 * 4500, "one entry is in one block: {one:?}");
+        assert!(unlimited.0 >= 38, "{direction:?}: {unlimited:?}");
+        assert!(limited.0 <= 28, "{direction:?}: {limited:?}");
+        assert!(limited.1 < unlimited.1, "{direction:?}: {limited:?}, {unlimited:?}");
+        let (long, none) = (cost(2000, Some(2000)), cost(2000, None));
+        assert!(long.0 < none.0 && long.1 <= none.1 * 2, "{direction:?}: {long:?}, {none:?}");
+    }
+}
+
+#[test]
 fn a_seek_reads_no_more_than_a_new_scan_does() {
     let fixture = write(&numbered(40_000), options(), usize::MAX);
     let counts = Arc::<Counts>::default();
@@ -597,7 +640,8 @@ fn a_seek_reads_no_more_than_a_new_scan_does() {
     table.set_file(Arc::new(file));
     for direction in [Direction::Forward, Direction::Backward] {
         let all = KeyRange::all();
-        let mut cursor = TableCursor::new(Arc::clone(&table), all, direction, Access::Try, false);
+        let mut cursor =
+            TableCursor::new(Arc::clone(&table), all, Walk::new(direction, Access::Try, false));
         assert_eq!(rows(&mut cursor).unwrap().len(), 40_000);
         for n in [30_000, 10_000, 20_000] {
             counts.bytes.store(0, Ordering::Relaxed);
@@ -626,9 +670,7 @@ fn a_million_entries_are_all_there() {
     let mut cursor = TableCursor::new(
         Arc::clone(&table),
         KeyRange::all(),
-        Direction::Forward,
-        Access::Wait,
-        false,
+        Walk::new(Direction::Forward, Access::Wait, false),
     );
     cursor.rewind().unwrap();
     let mut seen = 0u64;
