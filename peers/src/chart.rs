@@ -92,7 +92,8 @@ pub(crate) fn growth(path: &Path, title: &str, lines: &[(String, Vec<(f64, f64)>
     let size = (u32::try_from(width)?, u32::try_from(height)?);
     let area = SVGBackend::new(path, size).into_drawing_area();
     area.fill(&WHITE)?;
-    area.draw(&Text::new(title.to_owned(), (margin, 10), ("sans-serif", 14)))?;
+    let title = format!("{title}, by size of the data; both axes logarithmic");
+    area.draw(&Text::new(title, (margin, 10), ("sans-serif", 14)))?;
     let points = || lines.iter().flat_map(|(_, points)| points).filter(|(_, y)| *y > 0.0);
     let span = |of: fn(&(f64, f64)) -> f64| {
         let (low, high) = points()
@@ -118,12 +119,11 @@ pub(crate) fn growth(path: &Path, title: &str, lines: &[(String, Vec<(f64, f64)>
         for (at, (x, y)) in path.iter().zip(points.iter().filter(|(_, y)| *y > 0.0)) {
             let text = Text::new(crate::table::short(*y), (4, -14), ("sans-serif", 10));
             area.draw(&(EmptyElement::at(*at) + text))?;
-            let below = Text::new(
-                format!("{x:.0} MiB"),
-                (at.0 - 20, height - margin + 6),
-                ("sans-serif", 10),
-            );
-            area.draw(&below)?;
+            // The lines share their sizes: each is named once.
+            if index == 0 {
+                let below = (at.0 - 20, height - margin + 6);
+                area.draw(&Text::new(format!("{x:.0} MiB"), below, ("sans-serif", 10)))?;
+            }
         }
         let y = margin + 16 * i32::try_from(index)?;
         let x = width - 3 * margin + 6;

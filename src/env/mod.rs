@@ -107,7 +107,7 @@ impl Env {
         }
     }
 
-    /// Runs `job`, which may wait for the disk, at some time, for nobody who waits for it. Not at all if there is no thread for it.
+    /// Runs `job`, which may wait for the disk, at some time, for nobody who waits for it. Perhaps never, if there is no thread for it.
     pub(crate) fn beside(&self, job: impl FnOnce() + Send + 'static) {
         match &self.blocking {
             Blocking::Pool => {

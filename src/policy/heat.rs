@@ -106,6 +106,8 @@ pub(crate) struct SlotHeat {
     pub(crate) middle: Option<Bytes>,
     /// Rent that reads have paid per extra run since the last merge, in nanoseconds.
     pub(crate) debt: f64,
+    /// There was more than one run at the last tick.
+    had_extra: bool,
     bytes: u64,
     /// Ticks since K was changed.
     pub(crate) dwell: u32,
@@ -155,7 +157,9 @@ impl Heat {
         if !elapsed.is_zero() {
             for (slot, (delta, grown, has_extra)) in slots.values_mut().zip(deltas) {
                 slot.mix(delta, grown, alpha, elapsed.as_secs_f64());
-                slot.debt += if has_extra { delta.rent(costs) } else { 0.0 };
+                // Nobody knows when in this tick a second run came.
+                slot.debt += if has_extra && slot.had_extra { delta.rent(costs) } else { 0.0 };
+                slot.had_extra = has_extra;
                 slot.dwell = slot.dwell.saturating_add(1);
             }
             rank(&mut slots, costs);

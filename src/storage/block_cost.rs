@@ -12,7 +12,8 @@ use crate::policy::{BlockReads, SAMPLING};
 const MOST: Duration = Duration::from_millis(10);
 
 /// Time from the need of a block to its payload, and how often that was measured. Where to look for it in a table is not part of it,
-/// nor is the wait for a thread that may read it, nor, for a scan that had to wait, the unpacking. Thread-safe.
+/// nor is the wait for a thread that may read it, nor, for a scan that had to wait, the unpacking. Of a scan it is the first read, with
+/// what is read ahead then. Thread-safe.
 pub(crate) struct BlockCost {
     clock: Arc<dyn Clock>,
     nanos: AtomicU64,

@@ -181,30 +181,33 @@ impl BlockSource {
     fn wanted(&self, spot: Spot, extent: Extent, range: &KeyRange) -> Result<Extent, Stop> {
         let table = &self.table;
         let is_scan = self.access == Access::Try;
-        let crowded = is_scan && !table.cache().may_read_ahead(u64_of(self.ahead));
+        let most = u64_of(self.ahead + 2 * READ_AHEAD_MIN);
+        let crowded = is_scan && !table.cache().may_read_ahead(most);
         if self.ahead <= extent.len || crowded {
             return Ok(extent);
         }
         // A scan begins in the middle of its first block, on average.
-        let ahead = u64_of(self.ahead + extent.len / 2);
+        let ahead = u64_of(self.ahead + extent.len.min(READ_AHEAD_MIN) / 2);
+        let is_small = |block: &Extent| block.len <= READ_AHEAD_MIN;
         self.leaf(spot.section, |leaf| match self.direction {
             Direction::Forward => {
                 let end = range.end.as_ref().filter(|end| self.reaches(spot.section, end));
                 let end = end.map_or(usize::MAX, |end| leaf.find_before(end));
                 let last = end.clamp(spot.block, leaf.n_blocks().saturating_sub(1));
                 let room = extent.offset.saturating_add(ahead);
-                let near = |last: &Extent| last.offset < room;
+                let near =
+                    |last: &Extent| last.end() <= room || last.offset < room && is_small(last);
                 let last = (spot.block..=last)
                     .map_while(|block| table.extent(spot.section, leaf, block).filter(near))
                     .last();
-                let last = last.unwrap_or(extent);
-                let end = last.offset.saturating_add(u64_of(last.len));
+                let end = last.unwrap_or(extent).end();
                 Extent { len: usize_of(end.saturating_sub(extent.offset)), ..extent }
             }
             Direction::Backward => {
-                let end = extent.offset.saturating_add(u64_of(extent.len));
+                let end = extent.end();
                 let room = end.saturating_sub(ahead);
-                let near = |first: &Extent| first.offset + u64_of(first.len) > room;
+                let near =
+                    |first: &Extent| first.offset >= room || first.end() > room && is_small(first);
                 let first = (leaf.find(&range.start)..spot.block)
                     .rev()
                     .map_while(|block| table.extent(spot.section, leaf, block).filter(near))
@@ -227,9 +230,10 @@ impl BlockSource {
         }
         let awaited = self.awaited.lock().unwrap_or_else(PoisonError::into_inner).take();
         // The block that a scan begins with is measured; the others it gets for less.
-        let measured = self.fresh && awaited.is_none();
+        let measured = self.fresh && !self.past_cache && awaited.is_none();
         let begun = if measured { self.table.cache().block_cost().begin() } else { None };
-        if let Some(window) = awaited {
+        // One that a step waited for which was given up may be another.
+        if let Some(window) = awaited.filter(|window| window.slice(extent).is_some()) {
             self.enter(window, spot, range)?;
         }
         let block = match self.in_memory(spot, extent, range)? {
@@ -308,10 +312,10 @@ impl BlockSource {
         Ok(())
     }
 
-    /// Gets help with the window, if it is worth that and there is some.
+    /// Gets help with the window, if it is worth that, there is some, and enough memory is left for those who read without.
     fn helped(&self, spot: Spot, range: &KeyRange) -> Result<Option<Stretch>, Stop> {
         let cache = self.table.cache();
-        let Some(window) = self.window.as_ref().filter(|_| cache.may_read_ahead(BUFFERED_MAX))
+        let Some(window) = self.window.as_ref().filter(|_| cache.may_read_ahead(2 * BUFFERED_MAX))
         else {
             return Ok(None);
         };

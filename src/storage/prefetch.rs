@@ -237,8 +237,9 @@ impl Stretch {
         if !progress.reading || self.0.work.next.is_none_or(|next| !next.holds(extent)) {
             return Next::Nothing;
         }
-        let shared = Arc::clone(&self.0);
+        let shared = Arc::downgrade(&self.0);
         Next::Coming(Box::new(move || {
+            let Some(shared) = shared.upgrade() else { return Ok(()) };
             let progress = shared.progress();
             let reading = |progress: &mut Progress| progress.reading;
             drop(shared.read.wait_while(progress, reading).unwrap_or_else(PoisonError::into_inner));
@@ -267,7 +268,7 @@ impl Progress {
     fn count(&mut self) {
         let next = self.next.as_ref().map_or(0, |window| window.bytes.len());
         let held = self.bytes + u64_of(next);
-        self.buffered.set(if self.helped { BUFFERED_MAX } else { held });
+        self.buffered.set(if self.helped { held.max(BUFFERED_MAX) } else { held });
     }
 }
 
@@ -488,7 +489,9 @@ mod tests {
                 }
             }
             assert!(helpers.free.load(Ordering::Acquire) <= 58, "nobody asked for help");
-            assert!(cache.buffers().bytes() <= 8 << 20, "{}", cache.buffers().bytes());
+            let most = (8 << 20) + 40 * 4500;
+            // And a block for each of those for whom that is too much.
+            assert!(cache.buffers().bytes() <= most, "{}", cache.buffers().bytes());
             if scans_end {
                 scans.clear();
                 let held = (cache.buffers().bytes(), Arc::strong_count(&table));
@@ -499,7 +502,7 @@ mod tests {
             // Behind all of them, on the only thread.
             runtime.block_on(runtime.spawn_blocking(|| ())).unwrap();
             assert_eq!(helpers.free.load(Ordering::Acquire), 60);
-            assert!(cache.buffers().bytes() <= 8 << 20, "{}", cache.buffers().bytes());
+            assert!(cache.buffers().bytes() <= most, "{}", cache.buffers().bytes());
             drop(scans);
             assert_eq!(cache.buffers().bytes(), 0);
         }

@@ -149,10 +149,14 @@ pub(crate) struct Extent {
 }
 
 impl Extent {
+    /// Where it ends in the file.
+    pub(super) fn end(self) -> u64 {
+        self.offset.saturating_add(u64_of(self.len))
+    }
+
     /// Whether all of `other` is in it.
     pub(super) fn holds(self, other: Self) -> bool {
-        let end = |extent: Self| extent.offset.saturating_add(u64_of(extent.len));
-        self.offset <= other.offset && end(other) <= end(self)
+        self.offset <= other.offset && other.end() <= self.end()
     }
 }
 

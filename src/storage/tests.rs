@@ -632,6 +632,49 @@ fn a_scan_reads_at_once_what_its_limit_may_need() {
 }
 
 #[test]
+fn a_scan_of_small_values_does_not_read_a_large_one_ahead() {
+    let mut model = numbered(300);
+    let large: Vec<_> = model.iter_mut().skip(150).take(1).collect();
+    large.into_iter().for_each(|(_, (_, value))| *value = Bytes::from(vec![b'x'; 4 << 20]));
+    let fixture = write(&model, options(), usize::MAX);
+    let counts = Arc::<Counts>::default();
+    let table = table_on(Arc::new(OsFs), &fixture, 0);
+    let file = Counting(OsFs.open(&fixture.path).unwrap(), Arc::clone(&counts));
+    table.set_file(Arc::new(file));
+    table.load_all().unwrap();
+    for direction in [Direction::Forward, Direction::Backward] {
+        for limit in [None, Some(140)] {
+            counts.bytes.store(0, Ordering::Relaxed);
+            let walk = Walk { limit, ..Walk::new(direction, Access::Try, false) };
+            let mut cursor = TableCursor::new(Arc::clone(&table), KeyRange::all(), walk);
+            finish(|| cursor.rewind()).unwrap();
+            for _ in 1..140 {
+                assert!(finish(|| cursor.advance()).unwrap());
+            }
+            let bytes = counts.bytes.load(Ordering::Relaxed);
+            assert!(bytes < 50_000, "{direction:?}, {limit:?}: {bytes}");
+        }
+    }
+    assert_eq!(read_all(&table, &model).unwrap().len(), 300);
+}
+
+#[test]
+fn a_compaction_measures_nothing_for_readers() {
+    let fixture = write(&numbered(200), options(), usize::MAX);
+    let table = table_on(Arc::new(OsFs), &fixture, 0);
+    let read = |fill_cache| {
+        for _ in 0..100 {
+            let walk = Walk::new(Direction::Forward, Access::Wait, fill_cache);
+            let mut cursor = TableCursor::new(Arc::clone(&table), KeyRange::all(), walk);
+            assert_eq!(rows(&mut cursor).unwrap().len(), 200);
+        }
+        table.cache().block_cost().so_far().count
+    };
+    assert_eq!(read(false), 0);
+    assert!((2..=4).contains(&read(true)), "one scan in 32");
+}
+
+#[test]
 fn a_seek_reads_no_more_than_a_new_scan_does() {
     let fixture = write(&numbered(40_000), options(), usize::MAX);
     let counts = Arc::<Counts>::default();
