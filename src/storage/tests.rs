@@ -635,7 +635,7 @@ fn a_scan_reads_at_once_what_its_limit_may_need() {
 fn a_scan_of_small_values_does_not_read_a_large_one_ahead() {
     let mut model = numbered(300);
     let large: Vec<_> = model.iter_mut().skip(150).take(1).collect();
-    large.into_iter().for_each(|(_, (_, value))| *value = Bytes::from(vec![b'x'; 4 << 20]));
+    large.into_iter().for_each(|(_, (_, value))| *value = Bytes::from(vec![b'x'; 1 << 20]));
     let fixture = write(&model, options(), usize::MAX);
     let counts = Arc::<Counts>::default();
     let table = table_on(Arc::new(OsFs), &fixture, 0);
