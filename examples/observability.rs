@@ -106,6 +106,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let engine = LsmEngine::open_with_meter(config, Arc::clone(&meter)).await?;
     for number in 0..5000 {
         engine.put(format!("key{number:06}"), "some value of the example").await?;
+        if number == 2500 {
+            engine.flush().await?; // what has piled up may become one table: at least two come of this
+        }
     }
     for number in 0..1000 {
         assert!(engine.get(format!("key{number:06}").as_bytes()).await?.is_some());
