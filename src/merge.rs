@@ -217,16 +217,8 @@ impl<C: Cursor> Visible<C> {
         snapshot: SeqNo,
         now_ms: u64,
     ) -> Self {
-        Self {
-            cursor,
-            direction,
-            range,
-            snapshot,
-            now_ms,
-            advancing: false,
-            last_key: None,
-            candidate: None,
-        }
+        let (last_key, candidate) = (None, None);
+        Self { cursor, direction, range, snapshot, now_ms, advancing: false, last_key, candidate }
     }
 
     /// Goes to the start in the direction of the cursor.

@@ -5,7 +5,6 @@
 //!
 //! Invariant: newest first, for each key: active memtable, sealed ones, runs of L0, then one slot a level, its runs in order.
 
-use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -17,7 +16,7 @@ use crate::fences::Fences;
 use crate::memtable::{Memtable, MemtableCursor};
 use crate::merge::Merge;
 use crate::observe::{Histogram, ReadMetrics};
-use crate::policy::{SAMPLING, SlotCounters, counters_for};
+use crate::policy::{Sampler, SlotCounters, counters_for};
 use crate::storage::store::Store;
 use crate::storage::{Access, Fetch, OpenTables, Table, TableCache, TableCursor, Walk};
 use crate::types::{Direction, FileId, KeyRange, Level, SeqNo, SlotId, hash_key};
@@ -556,9 +555,7 @@ impl<'k> Lookup<'k> {
 /// Whether this read is one of those that are counted: every so many of a thread.
 fn is_sampled() -> bool {
     thread_local! {
-        static READS: Cell<u64> = const { Cell::new(0) };
+        static READS: Sampler = const { Sampler::new() };
     }
-    let count = READS.get().wrapping_add(1);
-    READS.set(count);
-    count.is_multiple_of(SAMPLING)
+    READS.with(Sampler::takes)
 }

@@ -1,5 +1,6 @@
 //! Charts as SVG.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use nori_workload::Result;
@@ -112,18 +113,21 @@ pub(crate) fn growth(path: &Path, title: &str, lines: &[(String, Vec<(f64, f64)>
     let corner = (margin, height - margin);
     let axes = [(margin, margin), corner, (width - 3 * margin, height - margin)];
     area.draw(&PathElement::new(axes.to_vec(), BLACK.stroke_width(1)))?;
+    let mut named = BTreeSet::new();
+    for point in points() {
+        let size = format!("{:.0} MiB", point.0);
+        if named.insert(size.clone()) {
+            let below = (place(point).0 - 20, height - margin + 6);
+            area.draw(&Text::new(size, below, ("sans-serif", 10)))?;
+        }
+    }
     for (index, (name, points)) in lines.iter().enumerate() {
         let color = Palette99::pick(index);
         let path: Vec<_> = points.iter().filter(|(_, y)| *y > 0.0).map(place).collect();
         area.draw(&PathElement::new(path.clone(), color.stroke_width(2)))?;
-        for (at, (x, y)) in path.iter().zip(points.iter().filter(|(_, y)| *y > 0.0)) {
+        for (at, (_, y)) in path.iter().zip(points.iter().filter(|(_, y)| *y > 0.0)) {
             let text = Text::new(crate::table::short(*y), (4, -14), ("sans-serif", 10));
             area.draw(&(EmptyElement::at(*at) + text))?;
-            // The lines share their sizes: each is named once.
-            if index == 0 {
-                let below = (at.0 - 20, height - margin + 6);
-                area.draw(&Text::new(format!("{x:.0} MiB"), below, ("sans-serif", 10)))?;
-            }
         }
         let y = margin + 16 * i32::try_from(index)?;
         let x = width - 3 * margin + 6;

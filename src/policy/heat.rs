@@ -1,5 +1,6 @@
 //! How much each slot is read and written: counters that the read path bumps, and their decaying averages.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,6 +17,23 @@ use crate::version::Version;
 
 /// The read path counts one operation in so many.
 pub(crate) const SAMPLING: u64 = 32;
+
+/// Tells which reads are counted: every [`SAMPLING`]th. One for each kind of read, in each thread.
+pub(crate) struct Sampler(Cell<u64>);
+
+impl Sampler {
+    pub(crate) const fn new() -> Self {
+        Self(Cell::new(0))
+    }
+
+    /// Whether the read that begins now is counted.
+    #[inline]
+    pub(crate) fn takes(&self) -> bool {
+        let count = self.0.get().wrapping_add(1);
+        self.0.set(count);
+        count.is_multiple_of(SAMPLING)
+    }
+}
 
 /// Read counters of one slot, shared by every view that has it. Each bump is one relaxed addition.
 #[derive(Debug, Default)]

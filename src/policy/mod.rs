@@ -29,7 +29,9 @@ use bytes::Bytes;
 
 pub(crate) use fanout::BlockReads;
 pub(crate) use full::FullCompaction;
-pub(crate) use heat::{SAMPLING, SlotCounters, counters_for};
+#[cfg(test)]
+pub(crate) use heat::SAMPLING;
+pub(crate) use heat::{Sampler, SlotCounters, counters_for};
 
 use crate::config::ATLLConfig;
 use crate::types::{FileId, KeyRange, Level, SeqNo, SlotId};

@@ -1,12 +1,11 @@
 //! What one more block costs a reader, wherever it comes from: measured in one of many reads, for the policy.
 
-use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::env::Clock;
-use crate::policy::{BlockReads, SAMPLING};
+use crate::policy::{BlockReads, Sampler};
 
 /// A disk that is stuck for once must not count for long.
 const MOST: Duration = Duration::from_millis(10);
@@ -29,11 +28,9 @@ impl BlockCost {
     #[inline]
     pub(super) fn begin(&self) -> Option<Duration> {
         thread_local! {
-            static READS: Cell<u64> = const { Cell::new(0) };
+            static READS: Sampler = const { Sampler::new() };
         }
-        let count = READS.get().wrapping_add(1);
-        READS.set(count);
-        count.is_multiple_of(SAMPLING).then(|| self.clock.now())
+        READS.with(Sampler::takes).then(|| self.clock.now())
     }
 
     /// A read that was measured is done.
@@ -72,6 +69,7 @@ impl std::fmt::Debug for BlockCost {
 mod tests {
     use super::*;
     use crate::env::SystemClock;
+    use crate::policy::SAMPLING;
 
     #[test]
     fn what_is_measured_is_summed_up_but_for_accidents() {

@@ -231,7 +231,7 @@ impl BlockSource {
         let awaited = self.awaited.lock().unwrap_or_else(PoisonError::into_inner).take();
         // The block that a scan begins with is measured; the others it gets for less.
         let measured = self.fresh && !self.past_cache && awaited.is_none();
-        let begun = if measured { self.table.cache().block_cost().begin() } else { None };
+        let begun = measured.then(|| self.table.cache().block_cost().begin()).flatten();
         // One that a step waited for which was given up may be another.
         if let Some(window) = awaited.filter(|window| window.slice(extent).is_some()) {
             self.enter(window, spot, range)?;
@@ -265,8 +265,8 @@ impl BlockSource {
                 self.enter(window, spot, range)?;
                 return Ok(self.in_window(extent).transpose()?);
             }
-            Next::Coming(wait) if self.access == Access::Try => return Err(Stop::Blocked(wait)),
-            Next::Coming(_) | Next::Nothing => self.stretch = None,
+            Next::Coming(wait) => return Err(Stop::Blocked(wait)), // who may wait gets no help
+            Next::Nothing => self.stretch = None,
         }
         Ok(if self.past_cache { None } else { self.table.cached(extent) })
     }

@@ -1,8 +1,8 @@
 //! A thread beside a long scan: it unpacks the blocks of a window from the back while the scan takes them from the front, until they
 //! meet.
 //!
-//! Before that, it reads the window that comes next. Nobody waits for it: what it has not done yet, the scan does itself, and what it
-//! fails to do is left for the scan to find. So it changes how fast a scan is, and nothing else.
+//! Before that, it reads the window that comes next. Nobody waits for it but for a read that has begun: what else it has not done yet,
+//! the scan does itself, and what it fails to do is left for the scan to find. So it changes how fast a scan is, and nothing else.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
@@ -331,14 +331,14 @@ mod tests {
     use std::io;
 
     use super::super::tests::{
-        CODECS, Fixture, Model, Slow, expected, finish, numbered, options, row, rows, write,
+        CODECS, Fixture, Model, Slow, expected, finish, numbered, options, row, rows, table_in,
+        write,
     };
     use super::super::{Access, TableCache, TableCursor, TableOptions, Walk};
     use super::*;
     use crate::config::Compression;
     use crate::cursor::{Cursor, Stop};
     use crate::env::{Blocking, Fs, OsFs, ReadFile};
-    use crate::observe::{NoopMeter, ReadMetrics};
     use crate::types::{Direction, KeyRange};
 
     const BOTH: [Direction; 2] = [Direction::Forward, Direction::Backward];
@@ -352,9 +352,7 @@ mod tests {
         fixture: &Fixture,
         (cache, helpers): (u64, Arc<Helpers>),
     ) -> Arc<Table> {
-        let cache = TableCache::alone(cache, helpers);
-        let meta = Arc::new(fixture.meta.clone());
-        Table::new(fs, fixture.path.clone(), meta, cache, ReadMetrics::new(&NoopMeter))
+        table_in(fs, fixture, TableCache::alone(cache, helpers))
     }
 
     fn scan(table: &Arc<Table>, direction: Direction) -> TableCursor {
@@ -478,9 +476,7 @@ mod tests {
             let busy = runtime.spawn_blocking(move || held.recv().is_err());
             let helpers = Arc::new(Helpers { env: Env::default(), free: AtomicUsize::new(60) });
             let cache = TableCache::with(0, Some(0), (100, u64::MAX), Arc::clone(&helpers));
-            let (meta, metrics) = (Arc::new(fixture.meta.clone()), ReadMetrics::new(&NoopMeter));
-            let path = fixture.path.clone();
-            let table = Table::new(Arc::new(OsFs), path, meta, Arc::clone(&cache), metrics);
+            let table = table_in(Arc::new(OsFs), &fixture, Arc::clone(&cache));
             let mut scans: Vec<_> = (0..40).map(|n| scan(&table, BOTH[n % 2])).collect();
             for scan in &mut scans {
                 finish(|| scan.rewind()).unwrap();

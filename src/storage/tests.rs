@@ -62,10 +62,13 @@ pub(super) fn write(model: &Model, options: TableOptions, cut_every: usize) -> F
     Fixture { _dir: dir, path, meta }
 }
 
-fn table_on(fs: Arc<dyn Fs>, fixture: &Fixture, cache_bytes: u64) -> Arc<Table> {
-    let (meta, cache) =
-        (Arc::new(fixture.meta.clone()), TableCache::alone(cache_bytes, Helpers::none()));
+pub(super) fn table_in(fs: Arc<dyn Fs>, fixture: &Fixture, cache: Arc<TableCache>) -> Arc<Table> {
+    let meta = Arc::new(fixture.meta.clone());
     Table::new(fs, fixture.path.clone(), meta, cache, ReadMetrics::new(&NoopMeter))
+}
+
+fn table_on(fs: Arc<dyn Fs>, fixture: &Fixture, cache_bytes: u64) -> Arc<Table> {
+    table_in(fs, fixture, TableCache::alone(cache_bytes, Helpers::none()))
 }
 
 fn open(path: &Path) -> Result<Arc<Table>> {
@@ -571,14 +574,20 @@ impl ReadFile for Counting {
     }
 }
 
+/// Counts the reads of a table from now on.
+fn counting(table: &Arc<Table>, fixture: &Fixture) -> Arc<Counts> {
+    let counts = Arc::<Counts>::default();
+    let file = Counting(OsFs.open(&fixture.path).unwrap(), Arc::clone(&counts));
+    table.set_file(Arc::new(file));
+    counts
+}
+
 #[test]
 fn a_scan_reads_ahead_in_large_pieces() {
     let fixture = write(&numbered(40_000), options(), usize::MAX);
     for (access, most) in [(Access::Wait, 20), (Access::Try, 25)] {
-        let counts = Arc::<Counts>::default();
         let table = table_on(Arc::new(OsFs), &fixture, 0);
-        let file = Counting(OsFs.open(&fixture.path).unwrap(), Arc::clone(&counts));
-        table.set_file(Arc::new(file));
+        let counts = counting(&table, &fixture);
         let cursor = |range| {
             TableCursor::new(
                 Arc::clone(&table),
@@ -600,10 +609,8 @@ fn a_scan_reads_ahead_in_large_pieces() {
 #[test]
 fn a_scan_reads_at_once_what_its_limit_may_need() {
     let fixture = write(&numbered(40_000), options(), usize::MAX);
-    let counts = Arc::<Counts>::default();
     let table = table_on(Arc::new(OsFs), &fixture, 0);
-    let file = Counting(OsFs.open(&fixture.path).unwrap(), Arc::clone(&counts));
-    table.set_file(Arc::new(file));
+    let counts = counting(&table, &fixture);
     table.load_all().unwrap();
     for direction in [Direction::Forward, Direction::Backward] {
         // Reads and bytes of scans from many places.
@@ -634,13 +641,11 @@ fn a_scan_reads_at_once_what_its_limit_may_need() {
 #[test]
 fn a_scan_of_small_values_does_not_read_a_large_one_ahead() {
     let mut model = numbered(300);
-    let large: Vec<_> = model.iter_mut().skip(150).take(1).collect();
-    large.into_iter().for_each(|(_, (_, value))| *value = Bytes::from(vec![b'x'; 1 << 20]));
+    let (_, middle) = model.values_mut().nth(150).unwrap();
+    *middle = Bytes::from(vec![b'x'; 1 << 20]);
     let fixture = write(&model, options(), usize::MAX);
-    let counts = Arc::<Counts>::default();
     let table = table_on(Arc::new(OsFs), &fixture, 0);
-    let file = Counting(OsFs.open(&fixture.path).unwrap(), Arc::clone(&counts));
-    table.set_file(Arc::new(file));
+    let counts = counting(&table, &fixture);
     table.load_all().unwrap();
     for direction in [Direction::Forward, Direction::Backward] {
         for limit in [None, Some(140)] {
@@ -677,10 +682,8 @@ fn a_compaction_measures_nothing_for_readers() {
 #[test]
 fn a_seek_reads_no_more_than_a_new_scan_does() {
     let fixture = write(&numbered(40_000), options(), usize::MAX);
-    let counts = Arc::<Counts>::default();
     let table = table_on(Arc::new(OsFs), &fixture, 0);
-    let file = Counting(OsFs.open(&fixture.path).unwrap(), Arc::clone(&counts));
-    table.set_file(Arc::new(file));
+    let counts = counting(&table, &fixture);
     for direction in [Direction::Forward, Direction::Backward] {
         let all = KeyRange::all();
         let mut cursor =
@@ -774,9 +777,8 @@ fn indexes_and_filters_that_are_read_stay_when_those_of_other_sections_go() {
     alone.load_all().unwrap();
     let max = alone.pinned_bytes() / 4;
     let cache = TableCache::with(0, Some(0), (100, max), Helpers::none());
-    let (table, counts) = (shared_table(&fixture, 0, &cache), Arc::<Counts>::default());
-    let file = Counting(OsFs.open(&fixture.path).unwrap(), Arc::clone(&counts));
-    table.set_file(Arc::new(file));
+    let table = shared_table(&fixture, 0, &cache);
+    let counts = counting(&table, &fixture);
     let read = |n: u64| {
         let before = counts.reads.load(Ordering::Relaxed);
         let key = format!("key_{n:08}");
@@ -825,12 +827,8 @@ fn what_only_a_reader_holds_still_drives_out_nothing_more() {
 fn a_reader_keeps_a_table_usable_that_is_closed_meanwhile() {
     let fixture = write(&numbered(500), options(), 1000);
     let cache = TableCache::with(0, Some(0), (1, 1), Helpers::none());
-    let slow: Vec<Arc<Table>> = (0..3)
-        .map(|_| {
-            let (meta, metrics) = (Arc::new(fixture.meta.clone()), ReadMetrics::new(&NoopMeter));
-            Table::new(Arc::new(Slow), fixture.path.clone(), meta, Arc::clone(&cache), metrics)
-        })
-        .collect();
+    let slow: Vec<Arc<Table>> =
+        (0..3).map(|_| table_in(Arc::new(Slow), &fixture, Arc::clone(&cache))).collect();
     let mut fetches: Vec<_> = (0..3).map(|_| Fetch::new(Access::Try, true)).collect();
     let mut found = [false; 3];
     // Each step of one closes the tables of the others.
