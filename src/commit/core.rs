@@ -13,7 +13,7 @@ use super::queue::Request;
 use crate::env::Env;
 use crate::error::{Error, Result};
 use crate::format::wal::{FrameEncoder, Previous};
-use crate::memtable::Memtable;
+use crate::memtable::{Keeper, Memtable};
 use crate::storage::log_segment::LogSegment;
 use crate::storage::store::Store;
 use crate::types::{FileId, SeqNo, u64_of};
@@ -63,6 +63,7 @@ pub(crate) struct Core {
     next_seq: SeqNo,
     seal_bytes: usize,
     encoder: FrameEncoder,
+    keeper: Keeper,
     phase: Phase,
     group: Vec<Request>,
     /// Why `segment` takes no more, until a new one is begun.
@@ -94,6 +95,7 @@ impl Core {
             next_seq: args.next_seq,
             seal_bytes: args.seal_bytes,
             encoder: FrameEncoder::default(),
+            keeper: Keeper::default(),
             phase: Phase::Idle,
             group: Vec::new(),
             fault: None,
@@ -212,12 +214,12 @@ impl Core {
         self.good_end = self.segment.len();
         let mut last = SeqNo(self.next_seq.0.saturating_sub(1));
         for request in &mut self.group {
-            let done = request.inserted;
-            last = last.plus(u64_of(done));
-            while let Some(op) = request.batch.take_op(request.inserted) {
-                request.inserted += 1;
+            let Request { batch, inserted, .. } = request;
+            last = last.plus(u64_of(*inserted));
+            for op in batch.ops().skip(*inserted) {
+                *inserted += 1;
                 last = last.plus(1);
-                self.memtable.insert(last, op);
+                self.memtable.insert(last, op, &mut self.keeper);
             }
         }
         self.visible.store(last.0, Ordering::Release);

@@ -21,7 +21,7 @@ use crate::config::{ATLLConfig, RecoveryMode};
 use crate::env::Env;
 use crate::error::{Error, IoContext, Result};
 use crate::format::wal::{Frame, FrameEncoder, HEADER_LEN, Previous, SegmentHeader};
-use crate::memtable::Memtable;
+use crate::memtable::{Keeper, Memtable};
 use crate::observe::{VizEvent, WalKind};
 use crate::storage::layout::{FileKind, Found, Layout};
 use crate::storage::log_segment::{LogSegment, Opening, Scan, SegmentReader, Tail};
@@ -309,6 +309,7 @@ pub(crate) struct LogReplay<'a> {
     pub(crate) ceiling: FileId,
     /// SeqNo that comes next; [`SeqNo::MAX`]: whatever comes first.
     pub(crate) expected: SeqNo,
+    keeper: Keeper,
     /// Oldest first.
     pub(crate) memtables: Vec<Arc<Memtable>>,
     /// Every segment that is a link of the log, oldest first.
@@ -331,6 +332,7 @@ impl<'a> LogReplay<'a> {
             present: BTreeSet::new(),
             ceiling: FileId(u64::MAX),
             expected: version.last_seq.plus(1),
+            keeper: Keeper::default(),
             memtables: Vec::new(),
             replayed: Vec::new(),
         }
@@ -521,7 +523,7 @@ impl<'a> LogReplay<'a> {
         let mut fresh = 0;
         for op in frame.ops {
             if seq >= self.expected {
-                memtable.insert(seq, op);
+                memtable.insert(seq, &op, &mut self.keeper);
                 self.expected = seq.plus(1);
                 fresh += 1;
             }

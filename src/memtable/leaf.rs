@@ -12,8 +12,9 @@ use bytes::Bytes;
 
 use super::arena::{Arena, Id};
 use super::sync::{AtomicU32, AtomicU64, MODEL};
+use crate::batch::WriteOp;
 use crate::format::coding;
-use crate::types::{SeqNo, ValueKind};
+use crate::types::{SeqNo, ValueKind, usize_of};
 
 /// Entries of a leaf: what the four bits of a place in [`Order`] can number, and the count beside them.
 pub(super) const SLOTS: usize = if MODEL { 3 } else { 15 };
@@ -21,25 +22,43 @@ pub(super) const SLOTS: usize = if MODEL { 3 } else { 15 };
 /// One version of a key.
 #[derive(Debug)]
 pub(super) struct Entry {
-    pub(super) at: Position,
+    /// The key, and the value behind it.
+    bytes: Bytes,
+    key_len: u32,
     pub(super) kind: ValueKind,
-    pub(super) value: Bytes,
-}
-
-/// Where a version stands: keys ascending, of each key the newest version first.
-#[derive(Clone, Debug)]
-pub(super) struct Position {
-    pub(super) key: Bytes,
     pub(super) seq: SeqNo,
 }
 
-impl Position {
-    pub(super) fn probe(&self) -> Probe<'_> {
-        Probe { key: &self.key, seq: self.seq }
+impl Entry {
+    /// `bytes`: the key, of `key_len` bytes, and the value behind it.
+    pub(super) fn new(seq: SeqNo, kind: ValueKind, bytes: Bytes, key_len: usize) -> Self {
+        let key_len = u32::try_from(key_len).unwrap_or(u32::MAX); // a key is 64 KiB at most
+        Self { bytes, key_len, kind, seq }
+    }
+
+    #[inline]
+    pub(super) fn key(&self) -> &[u8] {
+        self.bytes.get(..usize_of(self.key_len.into())).unwrap_or_default()
+    }
+
+    /// A slice of what the entry shares with others.
+    pub(super) fn value(&self) -> Bytes {
+        self.bytes.slice(usize_of(self.key_len.into())..)
+    }
+
+    /// What was to be done, as slices of the same.
+    pub(super) fn op(&self) -> WriteOp {
+        let key = self.bytes.slice(..usize_of(self.key_len.into()));
+        WriteOp { key, kind: self.kind, value: self.value() }
+    }
+
+    /// Where it stands.
+    pub(super) fn at(&self) -> Probe<'_> {
+        Probe { key: self.key(), seq: self.seq }
     }
 }
 
-/// A position to look for, without owning its key.
+/// Where a version stands, or would: keys ascending, of each key the newest version first.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Probe<'k> {
     pub(super) key: &'k [u8],
@@ -47,8 +66,8 @@ pub(super) struct Probe<'k> {
 }
 
 impl Probe<'_> {
-    pub(super) fn compare(self, other: &Position) -> Compared {
-        self.key.cmp(&other.key).then_with(|| other.seq.cmp(&self.seq))
+    pub(super) fn compare(self, other: Probe<'_>) -> Compared {
+        self.key.cmp(other.key).then_with(|| other.seq.cmp(&self.seq))
     }
 }
 
@@ -61,7 +80,7 @@ pub(super) fn head_of(key: &[u8], skip: usize) -> u64 {
 
 /// [`head_of`] the key of an entry.
 pub(super) fn head_in(entries: &Arena<Entry>, id: Id, skip: usize) -> u64 {
-    entries.get(id).map_or(0, |entry| head_of(&entry.at.key, skip))
+    entries.get(id).map_or(0, |entry| head_of(entry.key(), skip))
 }
 
 /// How the slots of a leaf sort: their count in the lowest four bits, then the slot of each place in turn, four bits each.
@@ -117,7 +136,7 @@ pub(super) struct Bounds {
 impl Bounds {
     /// How many bytes all keys within have in common at their fronts; `None` if a bound is missing.
     pub(super) fn common_prefix(self, entries: &Arena<Entry>) -> Option<usize> {
-        let key = |id: Option<Id>| Some(&entries.get(id?)?.at.key);
+        let key = |id: Option<Id>| Some(entries.get(id?)?.key());
         let (low, high) = (key(self.low)?, key(self.high)?);
         Some(coding::common_prefix(low, high))
     }
@@ -160,16 +179,16 @@ impl Leaf {
     pub(super) fn insert(
         &self,
         id: Id,
-        at: &Position,
+        at: Probe<'_>,
         entries: &Arena<Entry>,
     ) -> Result<(), usize> {
         let order = self.order();
-        let place = self.rank(order, at.probe(), entries);
+        let place = self.rank(order, at, entries);
         let next = order.len();
         let (Some(head), Some(slot)) = (self.heads.get(next), self.ids.get(next)) else {
             return Err(place);
         };
-        head.store(head_of(&at.key, self.skip), Ordering::Relaxed);
+        head.store(head_of(at.key, self.skip), Ordering::Relaxed);
         slot.store(id, Ordering::Relaxed);
         self.order.store(order.with_next_at(place).0, Ordering::Release);
         Ok(())
@@ -232,7 +251,7 @@ impl Leaf {
             Compared::Greater => false,
             Compared::Equal => {
                 let entry = self.id(order, place).and_then(|id| entries.get(id));
-                entry.is_some_and(|entry| probe.compare(&entry.at) == Compared::Greater)
+                entry.is_some_and(|entry| probe.compare(entry.at()) == Compared::Greater)
             }
         };
         let (mut low, mut high) = (0, order.len());

@@ -18,7 +18,7 @@ use ::loom::thread;
 use bytes::Bytes;
 
 use super::arena::Arena;
-use super::leaf::{Entry, Position, Probe};
+use super::leaf::{Entry, Probe};
 use super::tree::{Tree, Walk};
 use super::*;
 use crate::types::{SeqNo, ValueKind};
@@ -44,8 +44,11 @@ fn value(key: &str, seq: u64) -> Bytes {
 
 fn insert(tree: &Tree, keys: Keys, seq: u64) {
     let key = keys[usize_of(seq - 1)];
-    let at = Position { key: Bytes::from_static(key.as_bytes()), seq: SeqNo(seq) };
-    tree.insert(Entry { at, kind: ValueKind::Put, value: value(key, seq) });
+    tree.insert(Keeper::default().keep(SeqNo(seq), &op(key, seq)));
+}
+
+fn op(key: &'static str, seq: u64) -> WriteOp {
+    WriteOp { key: key.into(), kind: ValueKind::Put, value: value(key, seq) }
 }
 
 fn usize_of(n: u64) -> usize {
@@ -54,9 +57,8 @@ fn usize_of(n: u64) -> usize {
 
 /// Its SeqNo. What is inside is what was written.
 fn whole(entry: &Entry, keys: Keys) -> u64 {
-    let seq = entry.at.seq.0;
-    let key = keys[usize_of(seq - 1)];
-    assert_eq!((&entry.at.key[..], &entry.value), (key.as_bytes(), &value(key, seq)));
+    let seq = entry.seq.0;
+    assert_eq!(entry.op(), op(keys[usize_of(seq - 1)], seq));
     seq
 }
 
@@ -76,7 +78,7 @@ fn read(tree: &Tree, keys: Keys, read: Read, known: u64, seen: &mut BTreeSet<u64
     let (mut found, due): (Vec<u64>, Box<dyn Fn(&u64) -> bool>) = match read {
         Get(key) => {
             let probe = Probe { key: key.as_bytes(), seq: SeqNo::MAX };
-            let look = |entry: &Entry| (entry.at.key == key).then(|| whole(entry, keys));
+            let look = |entry: &Entry| (entry.key() == key.as_bytes()).then(|| whole(entry, keys));
             let found = tree.first_from(probe, look);
             let newest = seen.iter().rev().copied().find(|seq| place(seq).0 == key);
             assert!(found >= newest, "{read:?}: {found:?} and not {newest:?}");
@@ -219,9 +221,7 @@ fn an_insert_that_splits_the_root() {
 fn the_filter_and_the_numbers_of_a_memtable() {
     const KEYS: Keys = &["b", "a"];
     let put = |memtable: &Memtable, seq: u64| {
-        let key = KEYS[usize_of(seq - 1)];
-        let op = WriteOp { key: key.into(), kind: ValueKind::Put, value: value(key, seq) };
-        memtable.insert(SeqNo(seq), op);
+        memtable.insert(SeqNo(seq), &op(KEYS[usize_of(seq - 1)], seq), &mut Keeper::default());
     };
     for before in [0, 1] {
         bounded(2).check(move || {

@@ -7,6 +7,7 @@
 
 mod arena;
 mod filter;
+mod keep;
 mod leaf;
 #[cfg(all(test, nori_loom))]
 mod loom;
@@ -23,12 +24,14 @@ use crate::batch::WriteOp;
 use crate::cursor::{Cursor, EntryRef, Found, Stop};
 use crate::types::{Direction, FileId, SeqNo, hash_key};
 use filter::KeyFilter;
-use leaf::{Entry, Position, Probe};
+pub(crate) use keep::Keeper;
+use leaf::{Entry, Probe};
 use sync::{AtomicU64, AtomicUsize};
 use tree::{Tree, Walk};
 
-/// What an entry costs beside the bytes of its key and value: handles, its share of the tree, and what the allocator adds, measured.
-pub(crate) const ENTRY_OVERHEAD: usize = 200;
+/// What an entry costs beside the bytes of its key and value: handles, its share of the tree, and what is left over in chunks,
+/// measured. Values of some KiB cost up to 6 % of their size instead.
+pub(crate) const ENTRY_OVERHEAD: usize = 136;
 
 /// Versions of keys in memory. Thread-safe; one writer, any number of readers.
 pub(crate) struct Memtable {
@@ -92,13 +95,12 @@ impl Memtable {
         SeqNo(self.last_seq.load(Ordering::Acquire))
     }
 
-    /// Adds a version. REQUIRES: `seq` is above that of every insert before.
-    pub(crate) fn insert(&self, seq: SeqNo, op: WriteOp) {
+    /// Adds a version, which `keeper` keeps. REQUIRES: `seq` is above that of every insert before.
+    pub(crate) fn insert(&self, seq: SeqNo, op: &WriteOp, keeper: &mut Keeper) {
         let bytes = op.key.len() + op.value.len() + ENTRY_OVERHEAD;
         debug_assert!(seq > self.last_seq(), "inserts come in SeqNo order");
         self.filter.insert(hash_key(&op.key));
-        let at = Position { key: op.key, seq };
-        self.tree.insert(Entry { at, kind: op.kind, value: op.value });
+        self.tree.insert(keeper.keep(seq, op));
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
         if self.first_seq.load(Ordering::Relaxed) == 0 {
             self.first_seq.store(seq.0, Ordering::Release);
@@ -108,13 +110,8 @@ impl Memtable {
 
     /// Every write after `seq`, in SeqNo order.
     pub(crate) fn ops_after(&self, seq: SeqNo) -> Vec<(SeqNo, WriteOp)> {
-        let newer = self.tree.last_first().take_while(|entry| entry.at.seq > seq);
-        let mut ops: Vec<_> = newer
-            .map(|Entry { at, kind, value }| {
-                let (key, value) = (at.key.clone(), value.clone());
-                (at.seq, WriteOp { key, kind: *kind, value })
-            })
-            .collect();
+        let newer = self.tree.last_first().take_while(|entry| entry.seq > seq);
+        let mut ops: Vec<_> = newer.map(|entry| (entry.seq, entry.op())).collect();
         ops.reverse();
         ops
     }
@@ -126,8 +123,8 @@ impl Memtable {
             return None;
         }
         self.tree.first_from(Probe { key, seq: snapshot }, |entry| {
-            let Entry { at, kind, value } = entry;
-            (at.key == key).then(|| Found { seq: at.seq, kind: *kind, value: value.clone() })
+            let found = || Found { seq: entry.seq, kind: entry.kind, value: entry.value() };
+            (entry.key() == key).then(found)
         })
     }
 }
@@ -178,13 +175,13 @@ impl Cursor for MemtableCursor {
 
     #[inline]
     fn entry(&self) -> Option<EntryRef<'_>> {
-        let Entry { at, kind, .. } = self.walk.entry(&self.memtable.tree)?;
-        Some(EntryRef { key: &at.key, seq: at.seq, kind: *kind })
+        let entry = self.walk.entry(&self.memtable.tree)?;
+        Some(EntryRef { key: entry.key(), seq: entry.seq, kind: entry.kind })
     }
 
     #[inline]
     fn value(&self) -> Bytes {
-        self.walk.entry(&self.memtable.tree).map(|entry| entry.value.clone()).unwrap_or_default()
+        self.walk.entry(&self.memtable.tree).map(Entry::value).unwrap_or_default()
     }
 }
 
@@ -202,9 +199,10 @@ mod tests {
     }
 
     fn filled() -> Arc<Memtable> {
-        let memtable = Memtable::new(FileId(1), 16 << 10);
+        let (memtable, mut keeper) = (Memtable::new(FileId(1), 16 << 10), Keeper::default());
         for seq in 1..=1000 {
-            memtable.insert(SeqNo(seq), put(&format!("key{:03}", seq * 7 % 100), &seq.to_string()));
+            let op = put(&format!("key{:03}", seq * 7 % 100), &seq.to_string());
+            memtable.insert(SeqNo(seq), &op, &mut keeper);
         }
         Arc::new(memtable)
     }

@@ -108,8 +108,8 @@ impl Tree {
 
     /// Inserts an entry below `node`. Returns what takes the place of that; `None`: it stays.
     fn insert_below(&self, node: &Inner, id: Id, around: Bounds) -> Option<Grown> {
-        let at = &self.entries.get(id)?.at;
-        let child = node.child_of(at.probe(), &self.entries);
+        let at = self.entries.get(id)?.at();
+        let child = node.child_of(at, &self.entries);
         let low = child.checked_sub(1).and_then(|before| node.bounds.get(before)).copied();
         let high = node.bounds.get(child).copied();
         let within = Bounds { low: low.or(around.low), high: high.or(around.high) };
@@ -186,7 +186,7 @@ impl Inner {
     /// Number of the child that holds a position.
     #[inline]
     fn child_of(&self, probe: Probe<'_>, entries: &Arena<Entry>) -> usize {
-        let bound = |at: usize| entries.get(*self.bounds.get(at)?).map(|entry| &entry.at);
+        let bound = |at: usize| entries.get(*self.bounds.get(at)?).map(Entry::at);
         if !self.fenced {
             let Some(first) = bound(0) else { return 0 };
             let prefix = first.key.get(..self.skip).unwrap_or_default();
@@ -393,15 +393,13 @@ mod tests {
     use bytes::Bytes;
     use crossbeam_skiplist::SkipMap;
 
-    use super::super::leaf::Position;
     use super::*;
     use crate::types::{SeqNo, ValueKind};
 
     type Oracle = SkipMap<(Vec<u8>, Reverse<u64>), ()>;
 
     fn entry(key: &[u8], seq: u64) -> Entry {
-        let at = Position { key: Bytes::copy_from_slice(key), seq: SeqNo(seq) };
-        Entry { at, kind: ValueKind::Put, value: Bytes::from(seq.to_string()) }
+        Entry::new(SeqNo(seq), ValueKind::Put, Bytes::copy_from_slice(key), key.len())
     }
 
     /// Keys of several shapes, as they arrive.
@@ -419,7 +417,7 @@ mod tests {
     }
 
     fn shown(walk: &Walk, tree: &Tree) -> Option<(Vec<u8>, Reverse<u64>)> {
-        walk.entry(tree).map(|entry| (entry.at.key.to_vec(), Reverse(entry.at.seq.0)))
+        walk.entry(tree).map(|entry| (entry.key().to_vec(), Reverse(entry.seq.0)))
     }
 
     fn all(tree: &Tree, direction: Direction) -> Vec<(Vec<u8>, Reverse<u64>)> {
@@ -467,8 +465,8 @@ mod tests {
                 let probe = Probe { key: &sought, seq: SeqNo(at.1.0) };
                 let behind = oracle.range(at.clone()..).next().map(|entry| entry.key().clone());
                 let before = oracle.range(..at).next_back().map(|entry| entry.key().clone());
-                let found = tree.first_from(probe, |entry| Some(entry.at.clone()));
-                let found = found.map(|at| (at.key.to_vec(), Reverse(at.seq.0)));
+                let place = |entry: &Entry| Some((entry.key().to_vec(), Reverse(entry.seq.0)));
+                let found = tree.first_from(probe, place);
                 assert_eq!(found, behind, "shape {shape}, {sought:?}");
                 for (direction, expected) in
                     [(Direction::Forward, behind), (Direction::Backward, before)]
