@@ -10,7 +10,7 @@ use crate::types::{SeqNo, ValueKind, u64_of};
 
 /// Operations that become visible, and durable, all at once.
 ///
-/// A later operation on the same key wins. Keys and values are shared with the caller, not copied.
+/// A later operation on the same key wins. Keys and values are shared with the caller until they are written.
 ///
 /// ```
 /// let mut batch = nori_lsm::WriteBatch::default();

@@ -188,7 +188,8 @@ impl LsmEngine {
 
     /// The value of `key`; `None` if it was never set, was deleted or has expired.
     ///
-    /// Ready at the first poll if the blocks that it needs are in memory. The value shares memory with the block cache.
+    /// Ready at the first poll if the blocks that it needs are in memory. The value shares memory with its block, or with others in
+    /// the memtable: it keeps alive up to a block, or 32 KiB, which matters to whoever keeps many small ones for long.
     ///
     /// # Errors
     /// [`Error::Corrupt`]: the key may have a value, but its table is damaged. [`Error::Io`].

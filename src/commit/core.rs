@@ -95,7 +95,7 @@ impl Core {
             next_seq: args.next_seq,
             seal_bytes: args.seal_bytes,
             encoder: FrameEncoder::default(),
-            keeper: Keeper::default(),
+            keeper: Keeper::new(args.seal_bytes),
             phase: Phase::Idle,
             group: Vec::new(),
             fault: None,

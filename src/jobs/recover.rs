@@ -332,7 +332,7 @@ impl<'a> LogReplay<'a> {
             present: BTreeSet::new(),
             ceiling: FileId(u64::MAX),
             expected: version.last_seq.plus(1),
-            keeper: Keeper::default(),
+            keeper: Keeper::new(0),
             memtables: Vec::new(),
             replayed: Vec::new(),
         }

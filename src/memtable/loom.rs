@@ -44,7 +44,7 @@ fn value(key: &str, seq: u64) -> Bytes {
 
 fn insert(tree: &Tree, keys: Keys, seq: u64) {
     let key = keys[usize_of(seq - 1)];
-    tree.insert(Keeper::default().keep(SeqNo(seq), &op(key, seq)));
+    tree.insert(Keeper::new(0).keep(SeqNo(seq), &op(key, seq), &Chunks::default()));
 }
 
 fn op(key: &'static str, seq: u64) -> WriteOp {
@@ -221,7 +221,7 @@ fn an_insert_that_splits_the_root() {
 fn the_filter_and_the_numbers_of_a_memtable() {
     const KEYS: Keys = &["b", "a"];
     let put = |memtable: &Memtable, seq: u64| {
-        memtable.insert(SeqNo(seq), &op(KEYS[usize_of(seq - 1)], seq), &mut Keeper::default());
+        memtable.insert(SeqNo(seq), &op(KEYS[usize_of(seq - 1)], seq), &mut Keeper::new(0));
     };
     for before in [0, 1] {
         bounded(2).check(move || {

@@ -24,6 +24,7 @@ use crate::batch::WriteOp;
 use crate::cursor::{Cursor, EntryRef, Found, Stop};
 use crate::types::{Direction, FileId, SeqNo, hash_key};
 use filter::KeyFilter;
+use keep::Chunks;
 pub(crate) use keep::Keeper;
 use leaf::{Entry, Probe};
 use sync::{AtomicU64, AtomicUsize};
@@ -38,6 +39,8 @@ pub(crate) struct Memtable {
     /// Number of the log segment that holds the same writes.
     segment: FileId,
     tree: Tree,
+    /// Behind the tree, so that its entries are gone when they are given back.
+    chunks: Chunks,
     filter: KeyFilter,
     bytes: AtomicUsize,
     /// Permits of the room that its writes have taken, until it is flushed.
@@ -54,6 +57,7 @@ impl Memtable {
         Self {
             segment,
             tree: Tree::default(),
+            chunks: Chunks::default(),
             filter,
             bytes: AtomicUsize::new(0),
             room: AtomicUsize::new(0),
@@ -100,7 +104,7 @@ impl Memtable {
         let bytes = op.key.len() + op.value.len() + ENTRY_OVERHEAD;
         debug_assert!(seq > self.last_seq(), "inserts come in SeqNo order");
         self.filter.insert(hash_key(&op.key));
-        self.tree.insert(keeper.keep(seq, op));
+        self.tree.insert(keeper.keep(seq, op, &self.chunks));
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
         if self.first_seq.load(Ordering::Relaxed) == 0 {
             self.first_seq.store(seq.0, Ordering::Release);
@@ -199,7 +203,7 @@ mod tests {
     }
 
     fn filled() -> Arc<Memtable> {
-        let (memtable, mut keeper) = (Memtable::new(FileId(1), 16 << 10), Keeper::default());
+        let (memtable, mut keeper) = (Memtable::new(FileId(1), 16 << 10), Keeper::new(0));
         for seq in 1..=1000 {
             let op = put(&format!("key{:03}", seq * 7 % 100), &seq.to_string());
             memtable.insert(SeqNo(seq), &op, &mut keeper);
