@@ -83,6 +83,16 @@ impl WriteBatch {
         self.first.iter().chain(&self.rest)
     }
 
+    /// Takes operation number `index` out; its place stays. `None` behind the last.
+    pub(crate) fn take_op(&mut self, index: usize) -> Option<WriteOp> {
+        let op = match index.checked_sub(1) {
+            None => self.first.as_mut(),
+            Some(index) => self.rest.get_mut(index),
+        }?;
+        let nothing = WriteOp { key: Bytes::new(), kind: ValueKind::Delete, value: Bytes::new() };
+        Some(std::mem::replace(op, nothing))
+    }
+
     /// Makes every put expire at `expires_ms`.
     pub(crate) fn expire_puts_at(&mut self, expires_ms: u64) {
         for op in self.first.iter_mut().chain(&mut self.rest) {

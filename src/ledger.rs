@@ -16,6 +16,8 @@ pub struct MemoryLedger {
     pub sealed_memtables: u64,
     /// Flushed memtables that scans still read, or that have not been swept yet.
     pub retired_memtables: u64,
+    /// Memory of memtables that are gone, for those to come. It is given back when nothing was written for some time.
+    pub spare_memtables: u64,
     /// Writes that were admitted and are not in a memtable yet.
     pub queued_writes: u64,
     /// Cached blocks.
@@ -26,8 +28,8 @@ pub struct MemoryLedger {
     pub buffers: u64,
     /// The sum of all above.
     pub total: u64,
-    /// What the configuration grants memtables, queued writes, blocks, indexes and filters together. Retired memtables and buffers
-    /// come on top; so does a write that alone is larger than what is granted. Scans read ahead only while all buffers take less
+    /// What the configuration grants memtables, queued writes, blocks, indexes and filters together. Retired and spare memtables
+    /// and buffers come on top; so does a write that alone is larger than what is granted. Scans read ahead only while all buffers take less
     /// than half of what is granted to blocks, and at least 8 MiB.
     pub budget: u64,
     /// Writes that wait to be admitted. Their callers hold them: they are not part of the total.
@@ -39,6 +41,7 @@ impl MemoryLedger {
         let total = self.active_memtable
             + self.sealed_memtables
             + self.retired_memtables
+            + self.spare_memtables
             + self.queued_writes
             + self.block_cache
             + self.indexes_and_filters
@@ -54,6 +57,7 @@ impl fmt::Display for MemoryLedger {
             ("memtable", self.active_memtable),
             ("  sealed", self.sealed_memtables),
             ("  retired", self.retired_memtables),
+            ("  spare", self.spare_memtables),
             ("queued writes", self.queued_writes),
             ("block cache", self.block_cache),
             ("indexes, filters", self.indexes_and_filters),
@@ -81,12 +85,13 @@ mod tests {
             block_cache: 16 << 20,
             indexes_and_filters: 32 << 20,
             buffers: 64 << 20,
+            spare_memtables: 128 << 20,
             budget: 200 << 20,
             waiting_writes: 7 << 20,
             ..MemoryLedger::default()
         }
         .summed();
-        assert_eq!(ledger.total, 127 << 20);
-        assert!(ledger.to_string().ends_with("127.0 MiB of 200.0 MiB; 7.0 MiB wait"), "{ledger}");
+        assert_eq!(ledger.total, 255 << 20);
+        assert!(ledger.to_string().ends_with("255.0 MiB of 200.0 MiB; 7.0 MiB wait"), "{ledger}");
     }
 }

@@ -118,7 +118,8 @@ impl Scan {
         self.target = Some(Target::Start);
     }
 
-    /// The next key and value; `None` behind the last. Dropping the future loses nothing: call it again.
+    /// The next key and value; `None` behind the last. Dropping the future loses nothing: call it again. Values share memory as those
+    /// of [`LsmEngine::get`](crate::LsmEngine::get) do.
     ///
     /// # Errors
     /// [`Error::Corrupt`](crate::Error::Corrupt) and [`Error::Io`](crate::Error::Io), from the file that is being read.

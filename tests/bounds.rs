@@ -9,7 +9,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use nori_lsm::env::sim::{Fault, Operation, SimFs, Trouble};
 use nori_lsm::{
-    ATLLConfig, CompactionMode, Durability, Error, LsmEngine, ResourceConfig, WriteOptions,
+    ATLLConfig, CompactionMode, Durability, Error, LsmEngine, ResourceConfig, WriteBatch,
+    WriteOptions,
 };
 use proptest::prelude::*;
 use world::{in_paused_time, open};
@@ -189,6 +190,58 @@ fn the_ledger_says_what_is_held_and_forgets_what_is_gone() {
         assert_eq!(ledger.total, parts);
         let shown = serde_json::to_value(ledger).unwrap();
         assert_eq!(shown["total"], ledger.total);
+        engine.shutdown().await.unwrap();
+    });
+}
+
+#[test]
+fn nothing_of_a_callers_buffers_is_kept() {
+    in_paused_time(async {
+        let fs = SimFs::new(1);
+        let mut config = many_tables(100);
+        config.memtable.flush_trigger_bytes = 4 << 20;
+        let engine = open(&fs, config).await.unwrap();
+        for (bytes, durability) in [10, 1000, 5000, 100_000].into_iter().flat_map(|bytes| {
+            [Durability::Os, Durability::Sync].map(|durability| (bytes, durability))
+        }) {
+            // Slices of something larger.
+            let whole = Bytes::from(value(3 * bytes));
+            let mut batch = WriteBatch::default();
+            batch.put(whole.slice(..bytes.min(50)), whole.slice(bytes..2 * bytes));
+            batch.put(whole.slice(2..9), whole.slice(1..bytes)).delete(whole.slice(..8));
+            let options = WriteOptions { durability: Some(durability), ..Default::default() };
+            engine.write(batch, options).await.unwrap();
+            assert!(whole.is_unique(), "{bytes}, {durability:?}");
+        }
+        engine.shutdown().await.unwrap();
+    });
+}
+
+#[test]
+fn memory_of_memtables_that_are_gone_is_used_again_and_given_back_when_nobody_writes() {
+    in_paused_time(async {
+        let fs = SimFs::new(1);
+        let mut config = many_tables(100);
+        config.memtable.flush_trigger_bytes = 4 << 20;
+        config.resources.memtables_mib = 16;
+        let age = Duration::from_secs(config.memtable.wal_age_trigger_sec);
+        let engine = open(&fs, config).await.unwrap();
+        let spare = || engine.memory().spare_memtables;
+        for _ in 0..2 {
+            assert_eq!(spare(), 0);
+            for n in 0..1000 {
+                engine.put(key(n), value(1000)).await.unwrap();
+            }
+            engine.flush().await.unwrap();
+            engine.wait_idle().await.unwrap();
+            assert!(spare() > 900_000, "{}", engine.memory());
+            for n in 0..500 {
+                engine.put(key(n), value(1000)).await.unwrap();
+            }
+            assert!(spare() < 600_000, "{}", engine.memory());
+            engine.flush().await.unwrap();
+            tokio::time::sleep(age).await; // of the paused clock
+        }
         engine.shutdown().await.unwrap();
     });
 }

@@ -90,6 +90,7 @@ fn is_too_old(state: &mut State) -> bool {
     let now = state.shared.now();
     if view.active.is_empty() {
         state.aging = None;
+        state.shared.commits.spare().clear(); // nobody writes
         return false;
     }
     let segment = view.active.segment();

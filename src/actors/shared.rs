@@ -356,6 +356,7 @@ impl Shared {
             active_memtable: u64_of(view.active.memory()),
             sealed_memtables: view.sealed.iter().map(|memtable| u64_of(memtable.memory())).sum(),
             retired_memtables: retired,
+            spare_memtables: self.commits.spare().bytes(),
             queued_writes: self.commits.queued_bytes(),
             block_cache: cache.blocks().bytes(),
             indexes_and_filters: cache.pinned_bytes(),

@@ -13,7 +13,7 @@ use super::queue::Request;
 use crate::env::Env;
 use crate::error::{Error, Result};
 use crate::format::wal::{FrameEncoder, Previous};
-use crate::memtable::{Keeper, Memtable};
+use crate::memtable::{Keeper, Memtable, Spare};
 use crate::storage::log_segment::LogSegment;
 use crate::storage::store::Store;
 use crate::types::{FileId, SeqNo, u64_of};
@@ -122,6 +122,11 @@ impl Core {
         Arc::clone(&self.durable)
     }
 
+    /// Memory for the writes to come.
+    pub(super) fn spare(&self) -> Arc<Spare> {
+        self.keeper.spare()
+    }
+
     pub(super) fn sealed(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.sealed)
     }
@@ -176,7 +181,9 @@ impl Core {
         }
         let frame = self.encoder.finish(self.segment.id(), self.segment.durable(), self.next_seq);
         self.phase = Phase::Writing;
-        self.segment.append(&frame)?;
+        let appended = self.segment.append(&frame);
+        self.encoder.end();
+        appended?;
         self.phase = Phase::Written;
         Ok(())
     }
@@ -214,12 +221,12 @@ impl Core {
         self.good_end = self.segment.len();
         let mut last = SeqNo(self.next_seq.0.saturating_sub(1));
         for request in &mut self.group {
-            let Request { batch, inserted, .. } = request;
-            last = last.plus(u64_of(*inserted));
-            for op in batch.ops().skip(*inserted) {
-                *inserted += 1;
+            last = last.plus(u64_of(request.inserted));
+            // Taken out, so that a large batch is not there twice.
+            while let Some(op) = request.batch.take_op(request.inserted) {
+                request.inserted += 1;
                 last = last.plus(1);
-                self.memtable.insert(last, op, &mut self.keeper);
+                self.memtable.insert(last, &op, &mut self.keeper);
             }
         }
         self.visible.store(last.0, Ordering::Release);

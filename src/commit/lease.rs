@@ -20,7 +20,7 @@ use super::waiting::Waiting;
 use crate::batch::WriteBatch;
 use crate::env::Clock;
 use crate::error::{Error, Result};
-use crate::memtable::Memtable;
+use crate::memtable::{Memtable, Spare};
 use crate::tally::Tally;
 use crate::types::{SeqNo, u64_of};
 
@@ -61,6 +61,7 @@ pub(crate) struct Commits {
     abandoned: AtomicBool,
     /// Why writes are refused, if they are.
     refusal: ArcSwapOption<Error>,
+    spare: Arc<Spare>,
     visible: Arc<AtomicU64>,
     durable: Arc<AtomicU64>,
     sealed: Arc<AtomicBool>,
@@ -88,6 +89,7 @@ impl Commits {
             faulty: AtomicBool::new(false),
             abandoned: AtomicBool::new(false),
             refusal: ArcSwapOption::empty(),
+            spare: core.spare(),
             visible: core.visible(),
             durable: core.durable(),
             sealed: core.sealed(),
@@ -189,6 +191,11 @@ impl Commits {
     /// Bytes of the writes that were admitted and are not answered yet.
     pub(crate) fn queued_bytes(&self) -> u64 {
         self.queued.bytes()
+    }
+
+    /// Memory for the memtables to come.
+    pub(crate) fn spare(&self) -> &Spare {
+        &self.spare
     }
 
     /// Bytes of the writes that wait for room.

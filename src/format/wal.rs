@@ -30,6 +30,8 @@ pub(crate) const FRAME_HEADER_LEN: usize = 8;
 const BODY_HEADER_LEN: usize = 20;
 /// Values from this size on are written from the caller's buffer, without a copy.
 const LARGE_VALUE: usize = 16 << 10;
+/// Largest buffer that is kept for the next frame: what groups of small batches take.
+const LARGEST_BUFFER: usize = 2 << 20;
 
 /// What the first bytes of a segment say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,7 +102,7 @@ impl SegmentHeader {
     }
 }
 
-/// Encodes one commit group after the other; keeps its buffers.
+/// Encodes one commit group after the other; keeps its buffer, unless it is large.
 #[derive(Debug, Default)]
 pub(crate) struct FrameEncoder {
     /// The frame, without the large values.
@@ -142,6 +144,14 @@ impl FrameEncoder {
         self.buf.push(kind);
         put_vu32(&mut self.buf, u32_of(key.len()));
         self.buf.extend_from_slice(key);
+    }
+
+    /// The frame is in the log, or never will be: nothing of it is kept, nor room for another as large.
+    pub(crate) fn end(&mut self) {
+        self.large.clear();
+        if self.buf.capacity() > LARGEST_BUFFER {
+            self.buf = Vec::new();
+        }
     }
 
     /// Completes the frame for its place in the log, and returns the bytes to write, in order.
@@ -336,6 +346,26 @@ mod tests {
     fn a_frame_comes_back_as_it_was() {
         let frame = decode(&encoded(&ops())).unwrap();
         assert_eq!(frame, Frame { durable: 40, base_seq: SeqNo(7), ops: ops() });
+    }
+
+    #[test]
+    fn nothing_large_is_kept_for_the_next_frame() {
+        let mut encoder = FrameEncoder::default();
+        for (value, count) in [(100, 10), (LARGE_VALUE - 1, 500), (LARGE_VALUE, 3)] {
+            let value = Bytes::from(vec![7; value]);
+            encoder.begin();
+            for _ in 0..count {
+                encoder.push(&WriteOp {
+                    key: "k".into(),
+                    kind: ValueKind::Put,
+                    value: value.clone(),
+                });
+            }
+            encoder.finish(FileId(12), 40, SeqNo(7));
+            encoder.end();
+            assert!(value.is_unique());
+            assert!(encoder.buf.capacity() <= LARGEST_BUFFER);
+        }
     }
 
     #[test]

@@ -4,24 +4,24 @@
 //! slices of something much larger, which nobody counts. Chunks of a memtable that is gone are filled again: left to the allocator,
 //! their memory would stay with whichever thread had made them, and the next one to write would get more.
 
-use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::{BufMut, BytesMut};
 
 use super::leaf::Entry;
 use crate::batch::WriteOp;
-use crate::types::SeqNo;
+use crate::types::{SeqNo, u64_of};
 
 /// Bytes of a chunk. Whoever keeps one small value keeps its chunk, which is no more than that.
 const CHUNK: usize = 32 << 10;
 /// Entries from this size on get an allocation of their own, so that little of a chunk is left unused.
-const LARGE: usize = CHUNK / 8;
+const LARGE: usize = CHUNK / 16;
 
 /// The writer's end: copies entries into the chunk that is being filled.
 #[derive(Debug)]
 pub(crate) struct Keeper {
-    chunk: BytesMut,
+    /// Empty: what is in front of it was split off.
+    room: BytesMut,
     spare: Arc<Spare>,
 }
 
@@ -29,26 +29,34 @@ impl Keeper {
     /// `spare_bytes`: most memory of memtables that are gone to keep for the next.
     pub(crate) fn new(spare_bytes: usize) -> Self {
         let spare = Spare { most: spare_bytes / CHUNK, chunks: Mutex::default() };
-        Self { chunk: BytesMut::new(), spare: Arc::new(spare) }
+        Self { room: BytesMut::new(), spare: Arc::new(spare) }
     }
 
-    /// A version of a key as an entry, with copies of key and value. `full`: takes the chunk that has no more room.
-    pub(super) fn keep(&mut self, seq: SeqNo, op: &WriteOp, full: &Chunks) -> Entry {
-        let len = op.key.len() + op.value.len();
-        let mut own = BytesMut::new();
-        let room = if len >= LARGE {
-            own.reserve(len);
-            &mut own
-        } else {
-            if self.chunk.capacity() < len {
-                let filled = std::mem::replace(&mut self.chunk, self.spare.take());
-                full.add(Filled { chunk: filled, spare: Arc::clone(&self.spare) });
+    pub(crate) fn spare(&self) -> Arc<Spare> {
+        Arc::clone(&self.spare)
+    }
+
+    /// A version of a key as an entry, with copies of key and value. `chunks`: gets each chunk that has no more room.
+    pub(super) fn keep(&mut self, seq: SeqNo, op: &WriteOp, chunks: &Chunks) -> Entry {
+        let (key, value) = (&op.key, &op.value);
+        let len = key.len() + value.len();
+        let bytes = if len < LARGE {
+            if self.room.capacity() < len {
+                let chunk = std::mem::replace(&mut self.room, self.spare.take());
+                chunks.add(Filled { chunk, spare: Arc::clone(&self.spare) });
             }
-            &mut self.chunk
+            self.room.put_slice(key);
+            self.room.put_slice(value);
+            self.room.split()
+        } else {
+            // In place of what it may take, or both would be there.
+            self.spare.give_up(len);
+            let mut own = BytesMut::with_capacity(len);
+            own.put_slice(key);
+            own.put_slice(value);
+            own
         };
-        room.put_slice(&op.key);
-        room.put_slice(&op.value);
-        Entry::new(seq, op.kind, room.split().freeze(), op.key.len())
+        Entry::new(seq, op.kind, bytes.freeze(), key.len())
     }
 }
 
@@ -63,6 +71,7 @@ impl Chunks {
 }
 
 /// A chunk without room, and where it goes when nothing in it is needed any more.
+#[derive(Debug)]
 struct Filled {
     chunk: BytesMut,
     spare: Arc<Spare>,
@@ -74,20 +83,24 @@ impl Drop for Filled {
     }
 }
 
-impl fmt::Debug for Filled {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Filled")
-    }
-}
-
 /// Chunks to be filled again.
 #[derive(Debug)]
-struct Spare {
+pub(crate) struct Spare {
     most: usize,
     chunks: Mutex<Vec<BytesMut>>,
 }
 
 impl Spare {
+    /// Memory that it has.
+    pub(crate) fn bytes(&self) -> u64 {
+        u64_of(self.locked().len() * CHUNK)
+    }
+
+    /// Nobody writes: gives it all back.
+    pub(crate) fn clear(&self) {
+        drop(std::mem::take(&mut *self.locked()));
+    }
+
     fn take(&self) -> BytesMut {
         let spare = self.locked().pop();
         spare.unwrap_or_else(|| BytesMut::with_capacity(CHUNK))
@@ -103,6 +116,13 @@ impl Spare {
         }
     }
 
+    /// Gives back as many chunks as have `bytes`.
+    fn give_up(&self, bytes: usize) {
+        let mut chunks = self.locked();
+        let left = chunks.len().saturating_sub(bytes.div_ceil(CHUNK));
+        chunks.truncate(left);
+    }
+
     fn locked(&self) -> MutexGuard<'_, Vec<BytesMut>> {
         self.chunks.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -110,57 +130,95 @@ impl Spare {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-
+    use super::super::Memtable;
     use super::*;
-    use crate::types::ValueKind;
+    use crate::types::{FileId, ValueKind, hash_key};
 
     fn op(key: u64, value: usize) -> WriteOp {
+        let kind = if value == 0 { ValueKind::Delete } else { ValueKind::PutUntil(key) };
         let value = vec![key.to_le_bytes()[0]; value].into();
-        WriteOp { key: Bytes::copy_from_slice(&key.to_be_bytes()), kind: ValueKind::Put, value }
+        WriteOp { key: key.to_be_bytes().to_vec().into(), kind, value }
     }
 
-    /// Keeps as many entries; returns them, and their chunks.
-    fn kept(keeper: &mut Keeper, count: u64, value: usize) -> (Vec<Entry>, Chunks) {
-        let chunks = Chunks::default();
-        let keep = |seq| keeper.keep(SeqNo(seq), &op(seq, value), &chunks);
-        ((1..=count).map(keep).collect(), chunks)
+    /// A memtable of as many entries.
+    fn filled(keeper: &mut Keeper, count: u64, value: usize) -> Memtable {
+        let memtable = Memtable::new(FileId(1), CHUNK);
+        (1..=count).for_each(|n| memtable.insert(SeqNo(n), &op(n, value), keeper));
+        memtable
+    }
+
+    fn holds(memtable: &Memtable, count: u64, value: usize) -> bool {
+        let expected = (1..=count).map(|n| (SeqNo(n), op(n, value)));
+        memtable.ops_after(SeqNo(0)).into_iter().eq(expected)
+    }
+
+    fn spares(keeper: &Keeper) -> usize {
+        keeper.spare.locked().len()
     }
 
     #[test]
-    fn an_entry_is_what_was_put_whatever_its_size() {
-        let mut keeper = Keeper::new(CHUNK);
+    fn an_entry_is_what_was_put_whatever_its_size_in_memory_new_or_used() {
+        let mut keeper = Keeper::new(100 * CHUNK);
         for value in [0, 1, 100, LARGE - 9, LARGE - 8, LARGE, CHUNK - 8, CHUNK, 5 * CHUNK] {
-            let (entries, _chunks) = kept(&mut keeper, 50, value);
-            for (seq, entry) in (1..).zip(&entries) {
-                assert_eq!((entry.seq, entry.op()), (SeqNo(seq), op(seq, value)));
+            for _ in 0..2 {
+                let memtable = filled(&mut keeper, 200, value);
+                assert!(holds(&memtable, 200, value), "{value}");
             }
         }
-    }
-
-    #[test]
-    fn chunks_are_filled_again_up_to_a_limit() {
-        let mut keeper = Keeper::new(3 * CHUNK);
-        let per_chunk = (CHUNK / 1008) as u64;
-        let (entries, chunks) = kept(&mut keeper, 8 * per_chunk, 1000);
-        assert_eq!(keeper.spare.locked().len(), 0);
-        let addresses: Vec<_> = entries.iter().map(|entry| entry.key().as_ptr()).collect();
-        drop((entries, chunks));
-        assert_eq!(keeper.spare.locked().len(), 3);
-        let (again, _chunks) = kept(&mut keeper, 3 * per_chunk, 1000);
-        assert_eq!(keeper.spare.locked().len(), 0);
-        assert!(again.iter().all(|entry| addresses.contains(&entry.key().as_ptr())));
-    }
-
-    #[test]
-    fn a_value_that_somebody_has_stays_as_it_is() {
-        let mut keeper = Keeper::new(8 * CHUNK);
-        let (entries, chunks) = kept(&mut keeper, 200, 1000);
-        let values: Vec<Bytes> = entries.iter().step_by(50).map(Entry::value).collect();
-        drop((entries, chunks));
-        let (_entries, _chunks) = kept(&mut keeper, 400, 1000);
-        for (value, seq) in values.iter().zip((1..).step_by(50)) {
-            assert_eq!(value, &op(seq, 1000).value);
+        for (key, value) in [(0, 0), (0, 5), (64 << 10, 0), (64 << 10, 7)] {
+            let (key, value) = (vec![1; key].into(), vec![2; value].into());
+            let put = WriteOp { key, kind: ValueKind::Put, value };
+            let memtable = Memtable::new(FileId(1), CHUNK);
+            memtable.insert(SeqNo(1), &put, &mut keeper);
+            assert_eq!(memtable.ops_after(SeqNo(0)), [(SeqNo(1), put)]);
         }
+    }
+
+    #[test]
+    fn chunks_of_a_memtable_that_is_gone_are_filled_again_up_to_a_limit() {
+        let mut keeper = Keeper::new(3 * CHUNK);
+        let count = 8 * (CHUNK / 1008) as u64;
+        let memtable = filled(&mut keeper, count, 1000);
+        let at = |memtable: &Memtable| -> Vec<_> {
+            let ops = memtable.ops_after(SeqNo(0)).into_iter();
+            ops.map(|(_, op)| op.key.as_ptr()).collect()
+        };
+        let places = at(&memtable);
+        assert_eq!(spares(&keeper), 0);
+        drop(memtable);
+        assert_eq!(spares(&keeper), 3);
+        assert_eq!(keeper.spare().bytes(), u64_of(3 * CHUNK));
+        // Behind what is left of the last chunk.
+        let again = filled(&mut keeper, count / 2, 1000);
+        assert_eq!(spares(&keeper), 0);
+        assert!(at(&again).iter().filter(|place| places.contains(place)).count() >= 3 * 32);
+        assert!(holds(&again, count / 2, 1000));
+    }
+
+    #[test]
+    fn what_is_not_filled_again_is_given_back() {
+        let mut keeper = Keeper::new(100 * CHUNK);
+        drop(filled(&mut keeper, 1000, 1000));
+        let before = spares(&keeper);
+        assert!(before >= 30);
+        let _large = filled(&mut keeper, 3, 2 * CHUNK);
+        assert_eq!(spares(&keeper), before - 9);
+        keeper.spare().clear();
+        assert_eq!(spares(&keeper), 0);
+    }
+
+    #[test]
+    fn a_chunk_that_somebody_has_a_value_of_is_left_to_them() {
+        let mut keeper = Keeper::new(100 * CHUNK);
+        let memtable = filled(&mut keeper, 1000, 1000);
+        let key = |n: u64| n.to_be_bytes();
+        let value = |n| memtable.get(&key(n), hash_key(&key(n)), SeqNo::MAX).unwrap().value;
+        let values = [value(1), value(500)];
+        let chunks = memtable.chunks.0.lock().unwrap().len();
+        drop(memtable);
+        assert_eq!(spares(&keeper), chunks - 1 - 2, "the first is the empty one of the beginning");
+        let again = filled(&mut keeper, 2000, 1000);
+        assert!(holds(&again, 2000, 1000));
+        assert_eq!(values, [op(1, 1000).value, op(500, 1000).value]);
     }
 }

@@ -210,9 +210,12 @@ impl Leaf {
                 *to = (id, self.head(order, item));
             }
         }
+        // Unless what is behind arrived after what is before: then the keys descend, as versions of one key do, and the next will
+        // come here again, to a leaf as full.
+        let descends = || bounds.high.is_some_and(|high| self.id(order, SLOTS - 1) < Some(high));
         let cut = match place {
             0 => 1,
-            SLOTS => SLOTS,
+            SLOTS if !descends() => SLOTS,
             _ => SLOTS.div_ceil(2),
         };
         let (left, right) = items.split_at_mut(cut);

@@ -25,13 +25,13 @@ use crate::cursor::{Cursor, EntryRef, Found, Stop};
 use crate::types::{Direction, FileId, SeqNo, hash_key};
 use filter::KeyFilter;
 use keep::Chunks;
-pub(crate) use keep::Keeper;
+pub(crate) use keep::{Keeper, Spare};
 use leaf::{Entry, Probe};
 use sync::{AtomicU64, AtomicUsize};
 use tree::{Tree, Walk};
 
 /// What an entry costs beside the bytes of its key and value: handles, its share of the tree, and what is left over in chunks,
-/// measured. Values of some KiB cost up to 6 % of their size instead.
+/// measured. An entry of a KiB or two may cost 6 % of its size instead.
 pub(crate) const ENTRY_OVERHEAD: usize = 136;
 
 /// Versions of keys in memory. Thread-safe; one writer, any number of readers.

@@ -393,8 +393,22 @@ mod tests {
     use bytes::Bytes;
     use crossbeam_skiplist::SkipMap;
 
+    use super::super::leaf::SLOTS;
     use super::*;
-    use crate::types::{SeqNo, ValueKind};
+    use crate::types::{SeqNo, ValueKind, usize_of};
+
+    impl Inner {
+        /// How many inner nodes and leaves there are from here on.
+        fn count(&self) -> (usize, usize) {
+            match &self.children {
+                Children::Leaves(leaves) => (1, leaves.len()),
+                Children::Inner(inner) => inner.iter().fold((1, 0), |(nodes, leaves), below| {
+                    let (more_nodes, more_leaves) = below.count();
+                    (nodes + more_nodes, leaves + more_leaves)
+                }),
+            }
+        }
+    }
 
     type Oracle = SkipMap<(Vec<u8>, Reverse<u64>), ()>;
 
@@ -443,6 +457,32 @@ mod tests {
             assert_eq!(all(&tree, Direction::Forward), expected, "shape {shape}");
             expected.reverse();
             assert_eq!(all(&tree, Direction::Backward), expected, "shape {shape}");
+        }
+    }
+
+    #[test]
+    fn leaves_are_filled_whatever_the_order_of_arrival() {
+        type Key = fn(u32) -> u32;
+        const COUNT: u32 = 20_000;
+        let orders: [(&str, Key); 8] = [
+            ("ascending", |n| n),
+            ("descending", |n| COUNT - n),
+            ("anyhow", |n| n.wrapping_mul(2_654_435_761)),
+            ("of one key", |_| 0),
+            // The first fifteen fill a leaf.
+            ("of a key behind a full leaf", |n| n.min(15)),
+            ("descending behind a full leaf", |n| if n < 15 { n } else { 2 * COUNT - n }),
+            ("descending behind a full node", |n| if n < 480 { n } else { 2 * COUNT - n }),
+            ("to and fro", |n| if n % 2 == 0 { n } else { 2 * COUNT - n }),
+        ];
+        for (name, order) in orders {
+            let tree = Tree::default();
+            for n in 0..COUNT {
+                tree.insert(entry(&order(n).to_be_bytes(), u64::from(n) + 1));
+            }
+            let (nodes, leaves) = tree.root.load().count();
+            assert!(leaves * SLOTS <= usize_of(COUNT.into()) * 2, "{name}: {leaves} leaves");
+            assert!(nodes * FANOUT <= leaves * 3, "{name}: {nodes} nodes over {leaves} leaves");
         }
     }
 

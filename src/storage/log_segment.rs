@@ -121,7 +121,9 @@ impl LogSegment {
         let Some((first, _)) = ops.first() else { return Ok(()) };
         encoder.begin();
         ops.iter().for_each(|(_, op)| encoder.push(op));
-        self.append(&encoder.finish(self.id, 0, *first))
+        let appended = self.append(&encoder.finish(self.id, 0, *first));
+        encoder.end();
+        appended
     }
 
     /// Makes a commit durable. REQUIRES: the caller is the one who appends, and does not meanwhile. Blocks.
