@@ -164,6 +164,21 @@ mod tests {
     }
 
     #[test]
+    fn an_operation_that_is_taken_out_is_there_no_more_but_its_place_is() {
+        let mut batch = WriteBatch::default();
+        let values = [vec![1; 100], vec![2; 100], vec![3; 100]].map(Bytes::from);
+        for value in &values {
+            batch.put("k", value.clone());
+        }
+        for (index, value) in values.iter().enumerate() {
+            assert!(!value.is_unique());
+            assert_eq!(batch.take_op(index).unwrap().value, value);
+            assert!(value.is_unique());
+        }
+        assert_eq!((batch.take_op(3), batch.len()), (None, 3));
+    }
+
+    #[test]
     fn a_batch_keeps_its_order() {
         let mut batch = WriteBatch::default();
         batch.put("a", "1").delete("b").put("a", "2");

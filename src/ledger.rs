@@ -16,7 +16,7 @@ pub struct MemoryLedger {
     pub sealed_memtables: u64,
     /// Flushed memtables that scans still read, or that have not been swept yet.
     pub retired_memtables: u64,
-    /// Memory of memtables that are gone, for those to come. It is given back when nothing was written for some time.
+    /// Memory of memtables that are gone, for those to come: one's at most. It is given back when little is written.
     pub spare_memtables: u64,
     /// Writes that were admitted and are not in a memtable yet.
     pub queued_writes: u64,

@@ -224,7 +224,7 @@ fn memory_of_memtables_that_are_gone_is_used_again_and_given_back_when_nobody_wr
         let mut config = many_tables(100);
         config.memtable.flush_trigger_bytes = 4 << 20;
         config.resources.memtables_mib = 16;
-        let age = Duration::from_secs(config.memtable.wal_age_trigger_sec);
+        config.memtable.wal_age_trigger_sec = 200;
         let engine = open(&fs, config).await.unwrap();
         let spare = || engine.memory().spare_memtables;
         for _ in 0..2 {
@@ -240,7 +240,7 @@ fn memory_of_memtables_that_are_gone_is_used_again_and_given_back_when_nobody_wr
             }
             assert!(spare() < 600_000, "{}", engine.memory());
             engine.flush().await.unwrap();
-            tokio::time::sleep(age).await; // of the paused clock
+            tokio::time::sleep(Duration::from_secs(200)).await; // of the paused clock
         }
         engine.shutdown().await.unwrap();
     });

@@ -72,6 +72,7 @@ impl Actor for MemtableOwner {
                     return Ok(());
                 }
                 state.shared.commits.lease().await.want_seal();
+                state.shared.commits.spare().clear();
             }
         }
         look(state, &myself).await;
@@ -84,13 +85,13 @@ fn tick(shared: &Shared) -> Duration {
     Duration::from_secs(shared.config.memtable.wal_age_trigger_sec) / 8
 }
 
-/// Whether the active memtable has held something for as long as it may.
+/// Whether the active memtable has held something for as long as it may. Whoever writes so little, or nothing, needs no spare memory.
 fn is_too_old(state: &mut State) -> bool {
     let view = state.shared.views.load();
     let now = state.shared.now();
     if view.active.is_empty() {
         state.aging = None;
-        state.shared.commits.spare().clear(); // nobody writes
+        state.shared.commits.spare().clear();
         return false;
     }
     let segment = view.active.segment();

@@ -443,5 +443,6 @@ async fn let_go(shared: &Arc<Shared>) {
     if shared.env().on_disk(unlock).await.is_err() {
         shared.unlock(); // the runtime ends, and its jobs with it
     }
+    shared.commits.spare().clear();
     shared.notify();
 }

@@ -500,6 +500,22 @@ mod tests {
     }
 
     #[test]
+    fn a_group_left_half_inserted_is_inserted_to_its_end_and_counted_once() {
+        let mut core = core(&SimFs::new(1));
+        let mut answer = appended(&mut core, "a");
+        core.group[0].batch.put("b", "value").delete("c");
+        let op = core.group[0].batch.take_op(0).unwrap();
+        core.group[0].inserted = 1;
+        core.memtable.insert(SeqNo(1), &op, &mut core.keeper);
+        assert_eq!(core.finish(), SeqNo(3));
+        assert_eq!(answer.try_recv().unwrap().unwrap(), SeqNo(3));
+        let ops = core.memtable.ops_after(SeqNo(0));
+        let seen: Vec<_> = ops.iter().map(|(seq, op)| (seq.0, &op.key[..])).collect();
+        assert_eq!(seen, [(1, &b"a"[..]), (2, b"b"), (3, b"c")]);
+        assert_eq!(core.next_seq, SeqNo(4));
+    }
+
+    #[test]
     fn who_gives_a_group_up_says_whether_anything_of_it_may_be_there() {
         let refusal = Error::Unavailable { component: "root", reason: "a test".to_owned() };
         for in_file in [false, true] {

@@ -30,8 +30,8 @@ pub(crate) const FRAME_HEADER_LEN: usize = 8;
 const BODY_HEADER_LEN: usize = 20;
 /// Values from this size on are written from the caller's buffer, without a copy.
 const LARGE_VALUE: usize = 16 << 10;
-/// Largest buffer that is kept for the next frame: what groups of small batches take.
-const LARGEST_BUFFER: usize = 2 << 20;
+/// Largest buffer that is kept for the next frame: what a group of small batches may take, rounded up by the way it grows.
+const LARGEST_BUFFER: usize = 4 << 20;
 
 /// What the first bytes of a segment say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

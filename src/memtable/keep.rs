@@ -22,6 +22,8 @@ const LARGE: usize = CHUNK / 16;
 pub(crate) struct Keeper {
     /// Empty: what is in front of it was split off.
     room: BytesMut,
+    /// Bytes of large entries for which no chunk was given up yet.
+    owed: usize,
     spare: Arc<Spare>,
 }
 
@@ -29,7 +31,7 @@ impl Keeper {
     /// `spare_bytes`: most memory of memtables that are gone to keep for the next.
     pub(crate) fn new(spare_bytes: usize) -> Self {
         let spare = Spare { most: spare_bytes / CHUNK, chunks: Mutex::default() };
-        Self { room: spare.take(), spare: Arc::new(spare) }
+        Self { room: spare.take(), owed: 0, spare: Arc::new(spare) }
     }
 
     pub(crate) fn spare(&self) -> Arc<Spare> {
@@ -50,7 +52,11 @@ impl Keeper {
             self.room.split()
         } else {
             // In place of what it may take, or both would be there.
-            self.spare.give_up(len);
+            self.owed += len;
+            if self.owed >= CHUNK {
+                self.spare.give_up(self.owed / CHUNK);
+                self.owed %= CHUNK;
+            }
             let mut own = BytesMut::with_capacity(len);
             own.put_slice(key);
             own.put_slice(value);
@@ -98,7 +104,8 @@ impl Spare {
 
     /// Nobody writes: gives it all back.
     pub(crate) fn clear(&self) {
-        drop(std::mem::take(&mut *self.locked()));
+        let all = std::mem::take(&mut *self.locked());
+        drop(all); // without the lock
     }
 
     fn take(&self) -> BytesMut {
@@ -116,11 +123,13 @@ impl Spare {
         }
     }
 
-    /// Gives back as many chunks as have `bytes`.
-    fn give_up(&self, bytes: usize) {
+    /// Gives back as many chunks, if it has them.
+    fn give_up(&self, count: usize) {
         let mut chunks = self.locked();
-        let left = chunks.len().saturating_sub(bytes.div_ceil(CHUNK));
-        chunks.truncate(left);
+        let left = chunks.len().saturating_sub(count);
+        let given = chunks.split_off(left);
+        drop(chunks);
+        drop(given); // without the lock
     }
 
     fn locked(&self) -> MutexGuard<'_, Vec<BytesMut>> {
@@ -201,8 +210,8 @@ mod tests {
         drop(filled(&mut keeper, 1000, 1000));
         let before = spares(&keeper);
         assert!(before >= 30);
-        let _large = filled(&mut keeper, 3, 2 * CHUNK);
-        assert_eq!(spares(&keeper), before - 9);
+        let _large = filled(&mut keeper, 3 * 16, CHUNK / 8);
+        assert_eq!(spares(&keeper), before - 6);
         keeper.spare().clear();
         assert_eq!(spares(&keeper), 0);
     }

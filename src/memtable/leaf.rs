@@ -142,6 +142,12 @@ impl Bounds {
     }
 }
 
+/// How many of the `most` items of a full node a new one behind them takes with it. None at the end of everything: keys that ascend
+/// come behind it. Elsewhere some: keys may also descend from there, as versions of one key do, and would all come to a node as full.
+pub(super) fn at_end(most: usize, bounds: Bounds) -> usize {
+    if bounds.high.is_some() { most.div_ceil(5) } else { 0 }
+}
+
 /// An entry by its number, with [`head_of`] its key.
 type Item = (Id, u64);
 
@@ -195,8 +201,8 @@ impl Leaf {
     }
 
     /// Two leaves for what is in this full one, and for an entry that would be at `place`; and the entry with which the second
-    /// begins. They are halves; but an entry behind or before all others gets a leaf of its own: keys that arrive in order fill
-    /// theirs.
+    /// begins. They are halves; but an entry before all others gets a leaf of its own, and one behind them takes [`at_end`] with it:
+    /// keys that arrive in order fill theirs.
     pub(super) fn split(
         &self,
         (id, place): (Id, usize),
@@ -210,12 +216,9 @@ impl Leaf {
                 *to = (id, self.head(order, item));
             }
         }
-        // Unless what is behind arrived after what is before: then the keys descend, as versions of one key do, and the next will
-        // come here again, to a leaf as full.
-        let descends = || bounds.high.is_some_and(|high| self.id(order, SLOTS - 1) < Some(high));
         let cut = match place {
             0 => 1,
-            SLOTS if !descends() => SLOTS,
+            SLOTS => SLOTS - at_end(SLOTS, bounds),
             _ => SLOTS.div_ceil(2),
         };
         let (left, right) = items.split_at_mut(cut);

@@ -31,7 +31,7 @@ use sync::{AtomicU64, AtomicUsize};
 use tree::{Tree, Walk};
 
 /// What an entry costs beside the bytes of its key and value: handles, its share of the tree, and what is left over in chunks,
-/// measured. An entry of a KiB or two may cost 6 % of its size instead.
+/// measured. An entry of a KiB or two may cost 6 % of its size besides.
 pub(crate) const ENTRY_OVERHEAD: usize = 136;
 
 /// Versions of keys in memory. Thread-safe; one writer, any number of readers.

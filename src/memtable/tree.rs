@@ -11,7 +11,7 @@ use std::cmp::Ordering as Compared;
 use std::sync::Arc;
 
 use super::arena::{Arena, Id};
-use super::leaf::{Bounds, Entry, Leaf, Order, Probe, head_in, head_of};
+use super::leaf::{Bounds, Entry, Leaf, Order, Probe, at_end, head_in, head_of};
 use super::sync::{MODEL, Swapped};
 use crate::types::Direction;
 
@@ -234,7 +234,8 @@ impl Inner {
             return Grown::One(Arc::new(Self { heads, bounds: bounds.into(), children, ..*self }));
         }
         // Keys that arrive in order fill their nodes.
-        let left = if behind.len() == 1 { all.len() - 1 } else { all.len() / 2 };
+        let last = behind.len() == 1;
+        let left = if last { all.len() - 1 - at_end(FANOUT, around) } else { all.len() / 2 };
         let (right, right_bounds) = (all.split_off(left), bounds.split_off(left));
         let middle = bounds.pop();
         let (lower, upper) = (Bounds { high: middle, ..around }, Bounds { low: middle, ..around });
@@ -464,7 +465,7 @@ mod tests {
     fn leaves_are_filled_whatever_the_order_of_arrival() {
         type Key = fn(u32) -> u32;
         const COUNT: u32 = 20_000;
-        let orders: [(&str, Key); 8] = [
+        let orders: [(&str, Key); 11] = [
             ("ascending", |n| n),
             ("descending", |n| COUNT - n),
             ("anyhow", |n| n.wrapping_mul(2_654_435_761)),
@@ -473,6 +474,12 @@ mod tests {
             ("of a key behind a full leaf", |n| n.min(15)),
             ("descending behind a full leaf", |n| if n < 15 { n } else { 2 * COUNT - n }),
             ("descending behind a full node", |n| if n < 480 { n } else { 2 * COUNT - n }),
+            ("descending at the end of a full node", |n| if n < 470 { n } else { 2 * COUNT - n }),
+            ("in runs before one another", |n| match n.checked_sub(15) {
+                None => n,
+                Some(n) => 2 * COUNT - n / 9 * 9 - 9 + n % 9,
+            }),
+            ("ascending before others", |n| if n < 100 { COUNT * 2 + n } else { n }),
             ("to and fro", |n| if n % 2 == 0 { n } else { 2 * COUNT - n }),
         ];
         for (name, order) in orders {
