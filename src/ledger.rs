@@ -29,8 +29,8 @@ pub struct MemoryLedger {
     /// The sum of all above.
     pub total: u64,
     /// What the configuration grants memtables, queued writes, blocks, indexes and filters together. Retired and spare memtables
-    /// and buffers come on top; so does a write that alone is larger than what is granted. Scans read ahead only while all buffers take less
-    /// than half of what is granted to blocks, and at least 8 MiB.
+    /// and buffers come on top; so does a write that alone is larger than what is granted. Scans read ahead only while all buffers
+    /// take less than half of what is granted to blocks, and at least 8 MiB.
     pub budget: u64,
     /// Writes that wait to be admitted. Their callers hold them: they are not part of the total.
     pub waiting_writes: u64,

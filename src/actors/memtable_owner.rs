@@ -68,11 +68,14 @@ impl Actor for MemtableOwner {
             Msg::Tick => {
                 state.timer =
                     send_after(state.shared.env(), tick(&state.shared), &myself, Msg::Tick);
-                if !is_too_old(state) {
+                let is_old = is_too_old(state);
+                if is_old || state.shared.views.load().active.is_empty() {
+                    state.shared.commits.spare().clear(); // who writes so little needs none
+                }
+                if !is_old {
                     return Ok(());
                 }
                 state.shared.commits.lease().await.want_seal();
-                state.shared.commits.spare().clear();
             }
         }
         look(state, &myself).await;
@@ -85,13 +88,12 @@ fn tick(shared: &Shared) -> Duration {
     Duration::from_secs(shared.config.memtable.wal_age_trigger_sec) / 8
 }
 
-/// Whether the active memtable has held something for as long as it may. Whoever writes so little, or nothing, needs no spare memory.
+/// Whether the active memtable has held something for as long as it may.
 fn is_too_old(state: &mut State) -> bool {
     let view = state.shared.views.load();
     let now = state.shared.now();
     if view.active.is_empty() {
         state.aging = None;
-        state.shared.commits.spare().clear();
         return false;
     }
     let segment = view.active.segment();

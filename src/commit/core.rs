@@ -179,11 +179,9 @@ impl Core {
         for op in self.group.iter().flat_map(|request| request.batch.ops()) {
             self.encoder.push(op);
         }
-        let frame = self.encoder.finish(self.segment.id(), self.segment.durable(), self.next_seq);
         self.phase = Phase::Writing;
-        let appended = self.segment.append(&frame);
-        self.encoder.end();
-        appended?;
+        let durable = self.segment.durable();
+        self.segment.append_frame(&mut self.encoder, durable, self.next_seq)?;
         self.phase = Phase::Written;
         Ok(())
     }

@@ -102,10 +102,9 @@ impl Spare {
         u64_of(self.locked().len() * CHUNK)
     }
 
-    /// Nobody writes: gives it all back.
+    /// Gives everything back.
     pub(crate) fn clear(&self) {
-        let all = std::mem::take(&mut *self.locked());
-        drop(all); // without the lock
+        self.give_up(usize::MAX);
     }
 
     fn take(&self) -> BytesMut {

@@ -14,7 +14,7 @@ use super::arena::{Arena, Id};
 use super::sync::{AtomicU32, AtomicU64, MODEL};
 use crate::batch::WriteOp;
 use crate::format::coding;
-use crate::types::{SeqNo, ValueKind, usize_of};
+use crate::types::{SeqNo, ValueKind};
 
 /// Entries of a leaf: what the four bits of a place in [`Order`] can number, and the count beside them.
 pub(super) const SLOTS: usize = if MODEL { 3 } else { 15 };
@@ -24,7 +24,7 @@ pub(super) const SLOTS: usize = if MODEL { 3 } else { 15 };
 pub(super) struct Entry {
     /// The key, and the value behind it.
     bytes: Bytes,
-    key_len: u32,
+    key_len: usize,
     pub(super) kind: ValueKind,
     pub(super) seq: SeqNo,
 }
@@ -32,23 +32,22 @@ pub(super) struct Entry {
 impl Entry {
     /// `bytes`: the key, of `key_len` bytes, and the value behind it.
     pub(super) fn new(seq: SeqNo, kind: ValueKind, bytes: Bytes, key_len: usize) -> Self {
-        let key_len = u32::try_from(key_len).unwrap_or(u32::MAX); // a key is 64 KiB at most
         Self { bytes, key_len, kind, seq }
     }
 
     #[inline]
     pub(super) fn key(&self) -> &[u8] {
-        self.bytes.get(..usize_of(self.key_len.into())).unwrap_or_default()
+        self.bytes.get(..self.key_len).unwrap_or_default()
     }
 
     /// A slice of what the entry shares with others.
     pub(super) fn value(&self) -> Bytes {
-        self.bytes.slice(usize_of(self.key_len.into())..)
+        self.bytes.slice(self.key_len..)
     }
 
     /// What was to be done, as slices of the same.
     pub(super) fn op(&self) -> WriteOp {
-        let key = self.bytes.slice(..usize_of(self.key_len.into()));
+        let key = self.bytes.slice(..self.key_len);
         WriteOp { key, kind: self.kind, value: self.value() }
     }
 

@@ -121,7 +121,17 @@ impl LogSegment {
         let Some((first, _)) = ops.first() else { return Ok(()) };
         encoder.begin();
         ops.iter().for_each(|(_, op)| encoder.push(op));
-        let appended = self.append(&encoder.finish(self.id, 0, *first));
+        self.append_frame(encoder, 0, *first)
+    }
+
+    /// Appends the frame that was begun, and ends it. `durable`: what it says to be on disk; `first`: number of its first operation.
+    pub(crate) fn append_frame(
+        &self,
+        encoder: &mut FrameEncoder,
+        durable: u64,
+        first: SeqNo,
+    ) -> Result<()> {
+        let appended = self.append(&encoder.finish(self.id, durable, first));
         encoder.end();
         appended
     }
