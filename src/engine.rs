@@ -29,6 +29,7 @@ use crate::snapshots::Pin;
 use crate::stats::{LevelStats, Pressure, Stats};
 use crate::storage::TableCheck;
 use crate::storage::layout::Layout;
+use crate::turn;
 use crate::types::{KeyRange, SeqNo, u64_of};
 use crate::view::{Lookup, Tree, View, Views};
 
@@ -473,8 +474,8 @@ impl Inner {
 
     /// The View first, then the visible SeqNo: the View pins all that the SeqNo needs.
     async fn get_at(&self, key: &[u8], pin: Option<SeqNo>) -> Result<Option<Bytes>> {
-        // A tight loop of reads that are all ready at once would keep every other task from its turn.
-        tokio::task::coop::consume_budget().await;
+        turn::give_way().await;
+        turn::spend(turn::GET);
         self.open()?;
         let shared = &self.shared;
         let (mut lookup, start, view, mut step) = {

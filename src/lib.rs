@@ -2,6 +2,7 @@
 #![doc = include_str!("../README.md")]
 
 mod tally;
+mod turn;
 mod types;
 
 mod error;

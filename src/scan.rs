@@ -16,11 +16,9 @@ use crate::error::Result;
 use crate::merge::{Merge, Seen, Visible};
 use crate::quarantine::Quarantine;
 use crate::snapshots;
+use crate::turn;
 use crate::types::{Direction, KeyRange, SeqNo};
 use crate::view::{Source, View};
-
-/// Entries that cost as much of a task's turn as one point read.
-const TURN: u32 = 16;
 
 /// Keys and values in order, as of the moment the scan was made. Flushes and compactions do not disturb it.
 ///
@@ -45,7 +43,6 @@ pub struct Scan {
     /// Where the walk has to go before its next step.
     target: Option<Target>,
     reading: Option<Pin<Box<dyn Future<Output = Result<()>> + Send>>>,
-    turn: u32,
 }
 
 #[derive(Clone, Debug)]
@@ -75,7 +72,6 @@ impl Scan {
             walk: None,
             target: Some(Target::Start),
             reading: None,
-            turn: 0,
         }
     }
 
@@ -126,18 +122,8 @@ impl Scan {
     pub async fn next(&mut self) -> Result<Option<(Bytes, Bytes)>> {
         match self.chunk.pop_front() {
             Some(entry) => Ok(Some(entry)),
-            None => self.fresh().await,
+            None => std::future::poll_fn(|cx| self.poll_step(cx)).await,
         }
-    }
-
-    /// The next entry behind those of the chunk.
-    async fn fresh(&mut self) -> Result<Option<(Bytes, Bytes)>> {
-        // The first step counts too: a loop of short scans must let other tasks have their turn.
-        if self.turn.is_multiple_of(TURN) {
-            tokio::task::coop::consume_budget().await;
-        }
-        self.turn = self.turn.wrapping_add(1);
-        std::future::poll_fn(|cx| self.poll_step(cx)).await
     }
 
     /// Up to `count` entries at once; fewer only at the end. Cheaper per entry than [`next`](Self::next).
@@ -146,7 +132,7 @@ impl Scan {
     /// As for [`next`](Self::next); the entries read so far are kept for the next call.
     pub async fn next_chunk(&mut self, count: usize) -> Result<Vec<(Bytes, Bytes)>> {
         while self.chunk.len() < count {
-            match self.fresh().await? {
+            match std::future::poll_fn(|cx| self.poll_step(cx)).await? {
                 Some(entry) => self.chunk.push_back(entry),
                 None => break,
             }
@@ -155,7 +141,10 @@ impl Scan {
         Ok(self.chunk.drain(..count).collect())
     }
 
+    /// The next entry behind those of the chunk.
     fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<(Bytes, Bytes)>>> {
+        ready!(turn::poll_give_way(cx));
+        turn::spend(turn::ENTRY);
         loop {
             if let Some(reading) = &mut self.reading {
                 let read = ready!(reading.as_mut().poll(cx));
@@ -197,6 +186,7 @@ impl Scan {
         match &self.target {
             None => {}
             Some(target) => {
+                turn::spend(turn::SEEK);
                 place(walk, target, &self.range, self.direction)?;
                 self.target = None;
             }

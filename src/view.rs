@@ -89,6 +89,8 @@ impl Views {
 #[derive(Debug)]
 pub(crate) struct Tree {
     pub(crate) version: Arc<Version>,
+    /// Entries of all levels.
+    entries: u64,
     l0: Arc<[RunView]>,
     /// L1 and deeper, down to the last level that holds data.
     levels: Vec<Arc<LevelView>>,
@@ -103,6 +105,7 @@ struct LevelView {
     /// Where each slot begins.
     starts: Arc<Fences>,
     slots: Box<[SlotView]>,
+    entries: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -119,6 +122,12 @@ struct RunView {
     /// that the key is in a slice.
     bounds: Fences,
     slices: Box<[(KeyRange, Arc<Table>)]>,
+    /// Entries of all slices, about.
+    entries: u64,
+}
+
+fn entries(runs: &[RunView]) -> u64 {
+    runs.iter().map(|run| run.entries).sum()
 }
 
 impl Tree {
@@ -145,7 +154,8 @@ impl Tree {
         let l0 = version.levels.first().and_then(|state| state.slots.first());
         let l0 = l0.map_or_else(Arc::default, |slot| resolving.runs(Level::L0, slot));
         let cache = Arc::clone(store.cache());
-        Self { version, l0, levels, tables, counters, cache }
+        let entries = entries(&l0) + levels.iter().map(|level| level.entries).sum::<u64>();
+        Self { version, entries, l0, levels, tables, counters, cache }
     }
 
     fn runs_at(&self, level: Level, slot: usize) -> Option<Arc<[RunView]>> {
@@ -193,7 +203,9 @@ impl Resolving<'_> {
             starts().eq(were.iter().map(|slot| &slot.start)).then(|| Arc::clone(&view.starts))
         });
         let starts = known.unwrap_or_else(|| Arc::new(starts().cloned().collect()));
-        Arc::new(LevelView { starts, slots: slots.collect() })
+        let slots: Box<[SlotView]> = slots.collect();
+        let entries = slots.iter().map(|slot| entries(&slot.runs)).sum();
+        Arc::new(LevelView { starts, slots, entries })
     }
 
     fn runs(&self, level: Level, slot: &Arc<Slot>) -> Arc<[RunView]> {
@@ -225,7 +237,8 @@ impl RunView {
         let slices: Box<[(KeyRange, Arc<Table>)]> = open.collect();
         let ends = |range: &KeyRange| std::iter::once(range.start.clone()).chain(range.end.clone());
         let bounds = slices.iter().flat_map(|(range, _)| ends(range)).collect();
-        Self { bounds, slices }
+        let entries = slices.iter().map(|(range, table)| table.meta().sums_in(range).entries).sum();
+        Self { bounds, slices, entries }
     }
 
     /// The table that holds `key` if this run does.
@@ -308,7 +321,9 @@ impl Parts for Slots {
 
     fn open(&self, part: usize) -> SlotCursor {
         let slot = &self.level.slots[self.within.start + part];
-        let runs = slot.runs.iter().map(|run| run.cursor(&self.range, self.walk)).collect();
+        let all = entries(&slot.runs);
+        let walk = |run: &RunView| self.walk.part(run.entries, all);
+        let runs = slot.runs.iter().map(|run| run.cursor(&self.range, walk(run))).collect();
         SlotCursor {
             merge: Merge::new(runs, self.walk.direction),
             items: 0,
@@ -427,7 +442,8 @@ impl View {
             .filter(|memtable| !memtable.is_empty())
             .map(|memtable| Source::Memtable(MemtableCursor::new(Arc::clone(memtable), direction)))
             .collect();
-        let l0 = self.tree.l0.iter().map(|run| run.cursor(range, walk));
+        let part = |entries| walk.part(entries, self.tree.entries);
+        let l0 = self.tree.l0.iter().map(|run| run.cursor(range, part(run.entries)));
         sources.extend(l0.map(|run| Source::Run(Box::new(run))));
         for level in &self.tree.levels {
             let start = level.slot_of(&range.start);
@@ -436,7 +452,7 @@ impl View {
                 level: Arc::clone(level),
                 within: start..end.max(start),
                 range: range.clone(),
-                walk,
+                walk: part(level.entries),
                 sampled,
             };
             sources.push(Source::Level(Box::new(Concat::new(slots, direction))));

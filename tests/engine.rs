@@ -13,10 +13,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::FutureExt;
+use futures::{FutureExt, StreamExt};
+use nori_lsm::env::sim::SimFs;
 use nori_lsm::{
-    ATLLConfig, CompactionMode, Component, Durability, Error, L0Config, LsmEngine, MemtableConfig,
-    WriteBatch, WriteOptions,
+    ATLLConfig, CompactionMode, Component, Compression, CompressionConfig, Durability, Error,
+    L0Config, LsmEngine, MemtableConfig, WriteBatch, WriteOptions,
 };
 
 fn small(dir: &std::path::Path) -> ATLLConfig {
@@ -101,6 +102,122 @@ async fn tight_loops_of_reads_scans_and_writes_let_other_tasks_have_their_turn()
     }
 }
 
+/// How many turns another task of the runtime has while `work` is done.
+async fn turns_beside<T>(work: impl Future<Output = T>) -> u64 {
+    let turns = Arc::new(AtomicU64::new(0));
+    let beside = Arc::clone(&turns);
+    let other = tokio::spawn(async move {
+        loop {
+            tokio::task::yield_now().await;
+            beside.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    tokio::task::yield_now().await;
+    let before = turns.load(Ordering::Relaxed);
+    work.await;
+    let after = turns.load(Ordering::Relaxed);
+    other.abort();
+    after - before
+}
+
+/// Neither is a turn long if what is done in it takes long, nor short if it does not.
+#[test]
+fn a_task_gives_way_by_the_work_that_it_does() {
+    world::in_paused_time(async {
+        let config = ATLLConfig { memtable: MemtableConfig::default(), ..world::config() };
+        let engine = world::open(&SimFs::new(1), config).await.unwrap();
+        let put = async |keys: std::ops::Range<usize>| {
+            let mut batch = WriteBatch::default();
+            for i in keys {
+                batch.put(format!("key{i:05}"), vec![b'v'; 400]);
+            }
+            engine.write(batch, WriteOptions::default()).await.unwrap();
+        };
+        let puts = turns_beside(async {
+            for i in 0..5000 {
+                engine.put(format!("put{i}"), "value").await.unwrap();
+            }
+        });
+        assert_within("puts", puts.await, 5..20);
+        let batches = turns_beside(async {
+            for _ in 0..200 {
+                put(5000..5100).await;
+            }
+        });
+        assert_within("batches of 100", batches.await, 20..60);
+        put(0..1000).await;
+        let gets = async || {
+            for i in 0..20_000 {
+                assert!(
+                    engine.get(format!("key{:05}", i % 1000).as_bytes()).await.unwrap().is_some()
+                );
+            }
+        };
+        assert_within("gets from memory", turns_beside(gets()).await, 5..20);
+        let scans = turns_beside(async {
+            for _ in 0..20 {
+                let mut scan = engine.scan(..Bytes::from("key05000"));
+                while scan.next().await.unwrap().is_some() {}
+            }
+        });
+        assert_within("scans", scans.await, 3..10);
+        let streams = turns_beside(async {
+            for _ in 0..20 {
+                let scan = engine.scan(..Bytes::from("key05000"));
+                assert_eq!(scan.count().await, 1000);
+            }
+        });
+        assert_within("streams", streams.await, 3..10);
+        engine.flush().await.unwrap();
+        engine.wait_idle().await.unwrap();
+        assert_within("gets from files", turns_beside(gets()).await, 40..150);
+        engine.shutdown().await.unwrap();
+    });
+}
+
+fn assert_within(what: &str, turns: u64, range: std::ops::Range<u64>) {
+    assert!(range.contains(&turns), "{what}: {turns} turns of others");
+}
+
+/// Where the runs of a slot differ in size, a limited scan reads of each about what it takes of it.
+#[test]
+fn a_limited_scan_reads_of_each_run_its_share() {
+    world::in_paused_time(async {
+        let plain = Compression::None;
+        let config = ATLLConfig {
+            block_size: 4096,
+            memtable: MemtableConfig::default(),
+            compression: CompressionConfig { flush: plain, levels: plain, last: plain },
+            ..world::config()
+        };
+        let fs = SimFs::new(1);
+        let engine = world::open(&fs, config).await.unwrap();
+        for step in [1, 10] {
+            for i in (0..10_000).step_by(step) {
+                engine.put(format!("key{i:05}"), vec![b'v'; 100]).await.unwrap();
+            }
+            engine.flush().await.unwrap();
+            engine.wait_idle().await.unwrap();
+        }
+        let stats = engine.stats();
+        let runs: usize = stats.levels.iter().map(|level| level.runs).sum();
+        assert!(runs >= 2, "{:?}", stats.levels);
+        let scan = async |from: usize| {
+            let mut scan = engine.scan(Bytes::from(format!("key{from:05}"))..).limit(200);
+            while scan.next().await.unwrap().is_some() {}
+        };
+        scan(0).await; // indexes
+        let before = fs.bytes_read();
+        for from in (500..9000).step_by(500) {
+            scan(from).await;
+        }
+        let read = (fs.bytes_read() - before) / 17;
+        // 220 entries are 26 KiB, in blocks of 4 KiB that begin and end before and behind them.
+        assert!((26_000..44_000).contains(&read), "{read}");
+        engine.shutdown().await.unwrap();
+    });
+}
+
 /// A walk that waits for the disk between two slices, or two slots, goes on behind the wait.
 #[tokio::test]
 async fn a_scan_of_cold_tables_shows_every_key_both_ways() {
@@ -151,7 +268,7 @@ async fn a_shutdown_goes_on_where_one_that_was_dropped_left_it() {
 #[test]
 fn a_write_that_waits_at_the_gate_is_told_of_the_shutdown() {
     world::in_paused_time(async {
-        let fs = nori_lsm::env::sim::SimFs::new(1);
+        let fs = SimFs::new(1);
         let config = ATLLConfig { l0: L0Config { max_files: 2 }, ..world::config() };
         let engine = world::open(&fs, config).await.unwrap();
         let is_down = || engine.health().components.get("scheduler").is_some_and(|it| it.down);
@@ -175,7 +292,7 @@ fn a_write_that_waits_at_the_gate_is_told_of_the_shutdown() {
 #[test]
 fn a_short_batch_interval_is_kept_beside_a_long_one() {
     world::in_paused_time(async {
-        let fs = nori_lsm::env::sim::SimFs::new(1);
+        let fs = SimFs::new(1);
         let engine = world::open(&fs, world::config()).await.unwrap();
         let (long, short) = (Duration::from_secs(60), Duration::from_millis(10));
         engine.put_with("a", "1", with_durability(Durability::Batch(long))).await.unwrap();

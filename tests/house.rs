@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// Modules by floor, from the ground up: a module uses itself and lower floors only.
 const FLOORS: &[&[&str]] = &[
-    &["types", "tally"],
+    &["types", "tally", "turn"],
     &["error", "observe"],
     &["env", "cursor"],
     &["config"],

@@ -1,8 +1,8 @@
 //! Where the blocks of a cursor come from: the cache, a window that was read ahead, the file.
 //!
-//! Blocks that follow each other are read ahead: 256 KiB at once for a compaction; for a scan, one block, or as many as its limit may
-//! need, then 16 KiB, then twice as much each time up to 256 KiB. A scan that comes so far leaves the cache to those who read again,
-//! and gets help with unpacking.
+//! Blocks that follow each other are read ahead: 256 KiB at once for a compaction; for a scan, one block, then 16 KiB, then twice as
+//! much each time up to 256 KiB. A scan that comes so far leaves the cache to those who read again, and gets help with unpacking. A
+//! limit tells what a scan will take, about: so much is read at once, up to 64 KiB, and what follows is never far more than is left.
 
 use std::cmp::Ordering;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -22,6 +22,10 @@ use crate::types::{Direction, KeyRange, u64_of, usize_of};
 
 const READ_AHEAD_MIN: usize = 16 << 10;
 const READ_AHEAD_MAX: usize = 256 << 10;
+/// Most bytes that a limit lets a scan begin with: whoever set it may stop before.
+const FIRST_MAX: usize = 64 << 10;
+/// What is read next if a limit needs more than it seemed to.
+const MORE: usize = 8 << 10;
 /// A scan that reads so much at once is a long one: it puts no more blocks into the cache.
 const LONG: usize = 128 << 10;
 /// Fewer blocks are not worth a helper.
@@ -45,8 +49,10 @@ pub(super) struct BlockSource {
     /// A compaction neither asks nor fills the cache.
     past_cache: bool,
     direction: Direction,
-    /// Bytes of the first read, if as many blocks follow.
-    at_first: usize,
+    /// Bytes that the walk takes in all, about, if it has a limit.
+    limit: Option<usize>,
+    /// Those of them that were not read yet.
+    left: Option<usize>,
     /// Bytes of the next read, if as many blocks follow.
     ahead: usize,
     /// Nothing was loaded since the start or a seek.
@@ -68,29 +74,33 @@ impl BlockSource {
     pub(super) fn new(table: Arc<Table>, walk: Walk) -> Self {
         let Walk { direction, access, fill_cache, limit } = walk;
         let past_cache = access == Access::Wait && !fill_cache;
-        let limit = limit.map(|entries| table.typical_bytes(entries).min(READ_AHEAD_MIN));
-        let at_first = if past_cache { READ_AHEAD_MAX } else { limit.unwrap_or(0) };
-        Self {
+        let limit = limit.map(|entries| table.typical_bytes(entries));
+        let mut source = Self {
             buffered: table.cache().buffers().share(0),
             table,
             access,
             fill_cache,
             past_cache,
             direction,
-            at_first,
-            ahead: at_first,
+            limit,
+            left: None,
+            ahead: 0,
             fresh: true,
             window: None,
             stretch: None,
             awaited: Arc::default(),
             open: Arc::default(),
             pending: Vec::new(),
-        }
+        };
+        source.restart();
+        source
     }
 
-    /// Nothing is known of what is read next: reads ahead as a new cursor does.
+    /// Nothing is known of what is read next but the limit: reads ahead as a new cursor does.
     pub(super) fn restart(&mut self) {
-        self.ahead = self.at_first;
+        let at_first = self.limit.map_or(0, |limit| limit.min(FIRST_MAX));
+        self.ahead = if self.past_cache { READ_AHEAD_MAX } else { at_first };
+        self.left = self.limit;
         self.fresh = true;
     }
 
@@ -183,11 +193,12 @@ impl BlockSource {
         let is_scan = self.access == Access::Try;
         let most = u64_of(self.ahead + 2 * READ_AHEAD_MIN);
         let crowded = is_scan && !table.cache().may_read_ahead(most);
-        if self.ahead <= extent.len || crowded {
+        // A scan begins in the middle of its first block, on average: one that takes a quarter of a block may need two. A read more
+        // costs as much as some blocks more in one read.
+        if self.ahead <= extent.len / 4 || crowded {
             return Ok(extent);
         }
-        // A scan begins in the middle of its first block, on average.
-        let ahead = u64_of(self.ahead + extent.len.min(READ_AHEAD_MIN) / 2);
+        let ahead = u64_of(self.ahead + extent.len.min(READ_AHEAD_MIN));
         let is_small = |block: &Extent| block.len <= READ_AHEAD_MIN;
         self.leaf(spot.section, |leaf| match self.direction {
             Direction::Forward => {
@@ -303,8 +314,11 @@ impl BlockSource {
     /// Goes on with another window, which begins with the block at `spot`.
     fn enter(&mut self, window: Window, spot: Spot, range: &KeyRange) -> Result<(), Stop> {
         self.buffered.set(u64_of(window.bytes.len()));
+        let left = self.left.take().map(|left| left.saturating_sub(window.bytes.len()));
+        let twice = (self.ahead * 2).clamp(READ_AHEAD_MIN, READ_AHEAD_MAX);
+        self.ahead = left.map_or(twice, |left| twice.min(left.max(MORE)));
+        self.left = left.filter(|left| *left > 0);
         self.window = Some(window);
-        self.ahead = (self.ahead * 2).clamp(READ_AHEAD_MIN, READ_AHEAD_MAX);
         self.stretch = None;
         if self.access == Access::Try && self.ahead >= READ_AHEAD_MAX {
             self.stretch = self.helped(spot, range)?;
@@ -354,7 +368,9 @@ impl BlockSource {
         }
         let block = self.window.as_ref()?.unpack(&self.table, extent, self.fill_cache)?;
         Some(block.inspect(|block| {
-            self.table.keep(extent, block, self.fill_cache && self.ahead < LONG);
+            if self.fill_cache && self.ahead < LONG {
+                self.table.offer(extent, block);
+            }
         }))
     }
 }

@@ -1,6 +1,7 @@
 //! The block cache: decompressed, checked data blocks of all tables, bounded by bytes.
 
 use std::hash::{BuildHasher, Hasher};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
 use quick_cache::Weighter;
@@ -13,12 +14,20 @@ use crate::types::{u64_of, usize_of};
 const OVERHEAD: u64 = 96;
 /// Size of a typical block, to guess how many there will be.
 const TYPICAL_BLOCK: u64 = 4096;
+/// Blocks of scans for each that goes into a full cache.
+const SCANNED: u64 = 4;
+/// Blocks of scans between two looks at how full it is.
+const LOOK: u64 = 64;
 
-/// Blocks in memory, shared by every table of an engine. Scans do not drive out what is read again and again.
+/// Blocks in memory, shared by every table of an engine. Scans do not drive out what is read again and again: see [`offer`](Self::offer).
 ///
 /// Thread-safe; a hit takes a shared lock of one of many shards.
 pub(crate) struct BlockCache {
     blocks: Option<Cache<Place, Bytes, ByBytes, ByPlace>>,
+    /// Blocks that scans have offered.
+    offered: AtomicU64,
+    /// Whether it was full, or nearly so, at the last look.
+    full: AtomicBool,
 }
 
 #[derive(Clone)]
@@ -70,7 +79,7 @@ impl BlockCache {
         let items = usize_of(capacity / TYPICAL_BLOCK).max(1);
         let blocks = (capacity > 0)
             .then(|| Cache::with(items, capacity, ByBytes, ByPlace, DefaultLifecycle::default()));
-        Self { blocks }
+        Self { blocks, offered: AtomicU64::new(0), full: AtomicBool::new(false) }
     }
 
     #[inline]
@@ -81,6 +90,20 @@ impl BlockCache {
     pub(crate) fn insert(&self, place: Place, block: Bytes) {
         if let Some(blocks) = &self.blocks {
             blocks.insert(place, block);
+        }
+    }
+
+    /// Puts a block of a scan in, if the cache has room, else one of four: a scan hardly gains by what it finds again as much as it takes
+    /// to put each block in and another one out, and those that are scanned again and again get in all the same.
+    pub(crate) fn offer(&self, place: Place, block: &Bytes) {
+        let Some(blocks) = &self.blocks else { return };
+        let offered = self.offered.fetch_add(1, Ordering::Relaxed);
+        if offered.is_multiple_of(LOOK) {
+            self.full.store(blocks.weight() >= blocks.capacity() / 16 * 15, Ordering::Relaxed);
+        }
+        // By chance, or a number of blocks could be scanned over and over of which the same ones are always left out.
+        if !self.full.load(Ordering::Relaxed) || ByPlace.hash_one(offered).is_multiple_of(SCANNED) {
+            blocks.insert(place, block.clone());
         }
     }
 
@@ -128,6 +151,30 @@ mod tests {
         let cache = BlockCache::new(0);
         let place = Place { file: FileId(1), offset: 0 };
         cache.insert(place, Bytes::from_static(b"block"));
+        cache.offer(place, &Bytes::from_static(b"block"));
         assert_eq!(cache.get(place), None);
+    }
+
+    #[test]
+    fn scans_fill_a_cache_that_has_room_and_a_quarter_of_what_they_read_goes_into_a_full_one() {
+        let cache = BlockCache::new(1 << 20);
+        let block = Bytes::from(vec![0; 4096]);
+        let offer = |offset| {
+            let place = Place { file: FileId(1), offset };
+            cache.offer(place, &block);
+            cache.get(place).is_some()
+        };
+        assert!((0..150).all(offer), "there is room");
+        assert!((150..1000).filter(|offset| offer(*offset)).count() > 200);
+        let entered = (1000..9000).filter(|offset| offer(*offset)).count();
+        assert!((1600..2400).contains(&entered), "{entered}");
+        // Eight blocks that are scanned over and over: all of them get in.
+        let mut entered = [false; 8];
+        for _ in 0..100 {
+            for (offset, entered) in (9000..).zip(&mut entered) {
+                *entered |= offer(offset);
+            }
+        }
+        assert_eq!(entered, [true; 8]);
     }
 }

@@ -29,6 +29,7 @@ use crate::observe::ReadMetrics;
 use crate::storage::open_table::{Forgotten, OpenTable};
 use crate::storage::table_cache::{NO_SEAT, OpenPlace, OpenTables, TableCache};
 use crate::storage::table_check::TableCheck;
+use crate::turn;
 use crate::types::{FileId, KeyRange, SeqNo, u64_of, usize_of};
 use crate::version::{SectionMeta, TableMeta};
 
@@ -743,6 +744,11 @@ impl Table {
         }
     }
 
+    /// Puts a block of a scan into the cache, unless that costs more than it gains.
+    pub(super) fn offer(&self, extent: Extent, block: &Bytes) {
+        self.cache.blocks().offer(self.place(extent), block);
+    }
+
     /// Bytes of the file that so many entries take, about.
     pub(super) fn typical_bytes(&self, entries: usize) -> usize {
         let each = self.meta.file_bytes / self.meta.entries.max(1);
@@ -759,6 +765,7 @@ impl Table {
     pub(super) fn try_read(&self, open: &OpenTable, extent: Extent) -> Option<Vec<u8>> {
         check_extent(&self.path, extent, self.meta.file_bytes).ok()?;
         let mut raw = vec![0; extent.len];
+        turn::spend(turn::read(extent.len));
         // Whatever is wrong, the read that waits tells it.
         open.file().try_read_exact_at(&mut raw, extent.offset).ok()?;
         self.metrics.block_reads.inc(1);

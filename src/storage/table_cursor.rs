@@ -25,13 +25,23 @@ pub(crate) struct Walk {
     pub(crate) direction: Direction,
     pub(crate) access: Access,
     pub(crate) fill_cache: bool,
-    /// Entries after which the walk ends, if that is known: no more is read ahead for the first of them.
+    /// Entries that the walk takes, about, if that is known: as much is read ahead.
     pub(crate) limit: Option<usize>,
 }
 
 impl Walk {
     pub(crate) const fn new(direction: Direction, access: Access, fill_cache: bool) -> Self {
         Self { direction, access, fill_cache, limit: None }
+    }
+
+    /// The walk of a part that has `entries` of `all`: takes as large a part of what is taken.
+    pub(crate) fn part(self, entries: u64, all: u64) -> Self {
+        let share = |limit| u128::from(u64_of(limit)) * u128::from(entries);
+        let part = |limit| share(limit).div_ceil(u128::from(all.max(1)));
+        let limit = self
+            .limit
+            .map(|limit| usize::try_from(part(limit)).map_or(limit, |part| part.min(limit)));
+        Self { limit, ..self }
     }
 }
 

@@ -631,10 +631,13 @@ fn a_scan_reads_at_once_what_its_limit_may_need() {
         let (one, limited, unlimited) = (cost(1, Some(1)), cost(150, Some(150)), cost(150, None));
         assert!(one.0 <= 21 && one.1 <= 25 * 4500, "one entry is in one block: {one:?}");
         assert!(unlimited.0 >= 38, "{direction:?}: {unlimited:?}");
-        assert!(limited.0 <= 28, "{direction:?}: {limited:?}");
+        assert!(limited.0 <= 21, "{direction:?}: {limited:?}");
         assert!(limited.1 < unlimited.1, "{direction:?}: {limited:?}, {unlimited:?}");
+        let (few, wide) = (cost(150, Some(140)), cost(600, Some(600)));
+        assert!(few.1 < unlimited.1, "a limit that is a little too low: {few:?}, {unlimited:?}");
+        assert!(wide.0 <= 30, "{direction:?}: {wide:?}");
         let (long, none) = (cost(2000, Some(2000)), cost(2000, None));
-        assert!(long.0 < none.0 && long.1 <= none.1 * 2, "{direction:?}: {long:?}, {none:?}");
+        assert!(long.0 < none.0 && long.1 < none.1, "{direction:?}: {long:?}, {none:?}");
     }
 }
 

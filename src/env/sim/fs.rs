@@ -42,6 +42,7 @@ struct Machine {
     /// Files that are open for reading.
     readers: usize,
     most_readers: usize,
+    bytes_read: u64,
 }
 
 impl SimFs {
@@ -65,6 +66,7 @@ impl SimFs {
             cold_percent: 0,
             readers: 0,
             most_readers: 0,
+            bytes_read: 0,
         };
         Self { machine: Arc::new(Mutex::new(machine)) }
     }
@@ -121,6 +123,12 @@ impl SimFs {
         let mut machine = self.locked();
         let now = machine.readers;
         std::mem::replace(&mut machine.most_readers, now)
+    }
+
+    /// Bytes of files that were read so far.
+    #[must_use]
+    pub fn bytes_read(&self) -> u64 {
+        self.locked().bytes_read
     }
 
     /// Whether the machine is off.
@@ -427,7 +435,9 @@ impl ReadFile for SimReadFile {
         let mut machine = self.fs.locked();
         let bytes = offset..offset.saturating_add(u64_of(buf.len()));
         machine.admit(Operation::Read, &self.path, Some(bytes))?;
-        machine.disk.read(self.ino, offset, buf)
+        machine.disk.read(self.ino, offset, buf)?;
+        machine.bytes_read += u64_of(buf.len());
+        Ok(())
     }
 
     fn try_read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
