@@ -1,9 +1,9 @@
-//! How long a task that only calls the engine keeps its thread: a millisecond, about.
+//! How long a task that only calls the engine keeps its thread: half a millisecond, about.
 //!
 //! A call that need not wait is ready at its first poll, so a loop of such calls would keep every other task from its turn. Tokio lets a
 //! task do 128 things in a turn; but a read that a filter answers takes a twentieth of one that unpacks a block, and giving way, which
 //! moves the task to another thread as often as not, takes as long as ten of the former. So work is counted, by the thread on which it
-//! is done, and only so much of it is one thing.
+//! is done, and only as much of it as a read from a file is one thing.
 
 use std::cell::Cell;
 use std::pin::pin;
@@ -25,7 +25,7 @@ const WRITE: u32 = 4;
 const WRITE_BYTES: usize = 256;
 
 /// Work, in quarters of a microsecond, that is one thing: 128 of them are a turn.
-const THING: u32 = 32;
+const THING: u32 = 16;
 /// No thread owes more than a turn.
 const MOST: u32 = 128 * THING;
 
