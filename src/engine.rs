@@ -474,8 +474,7 @@ impl Inner {
 
     /// The View first, then the visible SeqNo: the View pins all that the SeqNo needs.
     async fn get_at(&self, key: &[u8], pin: Option<SeqNo>) -> Result<Option<Bytes>> {
-        turn::give_way().await;
-        turn::spend(turn::GET);
+        turn::before_get().await;
         self.open()?;
         let shared = &self.shared;
         let (mut lookup, start, view, mut step) = {

@@ -4,7 +4,7 @@
 
 use std::collections::VecDeque;
 use std::future::Future;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
@@ -16,9 +16,11 @@ use crate::error::Result;
 use crate::merge::{Merge, Seen, Visible};
 use crate::quarantine::Quarantine;
 use crate::snapshots;
-use crate::turn;
 use crate::types::{Direction, KeyRange, SeqNo};
 use crate::view::{Source, View};
+
+/// Entries that cost as much of a task's turn as one point read.
+const TURN: u32 = 16;
 
 /// Keys and values in order, as of the moment the scan was made. Flushes and compactions do not disturb it.
 ///
@@ -43,6 +45,7 @@ pub struct Scan {
     /// Where the walk has to go before its next step.
     target: Option<Target>,
     reading: Option<Pin<Box<dyn Future<Output = Result<()>> + Send>>>,
+    turn: u32,
 }
 
 #[derive(Clone, Debug)]
@@ -72,6 +75,7 @@ impl Scan {
             walk: None,
             target: Some(Target::Start),
             reading: None,
+            turn: 0,
         }
     }
 
@@ -143,8 +147,11 @@ impl Scan {
 
     /// The next entry behind those of the chunk.
     fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<(Bytes, Bytes)>>> {
-        ready!(turn::poll_give_way(cx));
-        turn::spend(turn::ENTRY);
+        // The first step counts too: a loop of short scans must let other tasks have their turn.
+        if self.turn.is_multiple_of(TURN) {
+            ready!(pin!(tokio::task::coop::consume_budget()).poll(cx));
+        }
+        self.turn = self.turn.wrapping_add(1);
         loop {
             if let Some(reading) = &mut self.reading {
                 let read = ready!(reading.as_mut().poll(cx));
@@ -186,7 +193,6 @@ impl Scan {
         match &self.target {
             None => {}
             Some(target) => {
-                turn::spend(turn::SEEK);
                 place(walk, target, &self.range, self.direction)?;
                 self.target = None;
             }

@@ -561,58 +561,44 @@ fn a_shutdown_in_the_middle_of_everything_comes_to_one_end_for_all_who_ask() {
     }
 }
 
-/// Work that a task may do in one turn, in quarters of a microsecond: as much as 128 reads from files, tokio's budget for one poll.
-const TURN: u64 = 128 * 16;
+/// Calls that a task may make in one turn, tokio's budget for one poll, in quarters: a get from memory is a quarter of a call.
+const TURN: u64 = 128 * 4;
 
 #[test]
-fn no_task_takes_more_than_its_turn() {
+fn no_task_waits_for_more_than_one_turn_of_each_other() {
     const USERS: u64 = 6;
     in_paused_time(async {
         let fs = SimFs::new(1);
         let engine = LsmEngine::open_in(config(), slow(&fs, 1)).await.unwrap();
-        let (all, most) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
-        let stop = Arc::new(AtomicBool::new(false));
+        let (calls, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
         for user in 0..USERS {
-            let (engine, stop) = (engine.clone(), Arc::clone(&stop));
-            let (all, most) = (Arc::clone(&all), Arc::clone(&most));
-            let work = Arc::new(AtomicU64::new(0));
-            let done = Arc::clone(&work);
-            let mut calls = Box::pin(async move {
+            let (engine, calls, stop) = (engine.clone(), Arc::clone(&calls), Arc::clone(&stop));
+            tokio::spawn(async move {
                 for n in 0_u64.. {
                     if stop.load(Ordering::Relaxed) {
                         return;
                     }
                     let key = format!("user{user} {n:08}");
-                    // At least: what is read from files comes on top.
-                    let work = match user {
-                        0 => engine.get(b"user2 00000007").await.map(|_| 2),
-                        1 => engine.scan("user"..).next_chunk(8).await.map(|_| 4 + 8),
-                        _ => engine.put(key, vec![7; 50]).await.map(|_| 4 + 4),
+                    let quarters = match user {
+                        0 => engine.get(b"user2 00000007").await.map(|_| 1),
+                        1 => engine.scan("user"..).next_chunk(8).await.map(|_| 4),
+                        _ => engine.put(key, vec![7; 50]).await.map(|_| 4),
                     };
-                    done.fetch_add(work.unwrap(), Ordering::Relaxed);
+                    calls.fetch_add(quarters.unwrap(), Ordering::Relaxed);
                 }
             });
-            tokio::spawn(std::future::poll_fn(move |cx| {
-                let polled = calls.as_mut().poll(cx);
-                let turn = work.swap(0, Ordering::Relaxed);
-                all.fetch_add(turn, Ordering::Relaxed);
-                most.fetch_max(turn, Ordering::Relaxed);
-                polled
-            }));
         }
+        let mut most = 0;
         while engine.stats().flushes < 6 {
-            let before = all.load(Ordering::Relaxed);
+            let before = calls.load(Ordering::Relaxed);
             tokio::task::yield_now().await;
-            // Each user has a turn, or two if its first ended because there was no room for its write.
-            let between = all.load(Ordering::Relaxed) - before;
-            assert!(between <= 2 * USERS * TURN, "{between} between two heartbeats");
+            most = most.max(calls.load(Ordering::Relaxed) - before);
             // Readers are never idle: time does not pass by itself.
             tokio::time::advance(Duration::from_millis(1)).await;
         }
         stop.store(true, Ordering::Relaxed);
-        let most = most.load(Ordering::Relaxed);
-        assert!(most > TURN / 2, "they worked");
-        assert!(most <= TURN + 16, "{most} in a turn");
+        assert!(most > 0, "they worked");
+        assert!(most < USERS * TURN + 4, "{most} quarters of calls between two heartbeats");
         engine.shutdown().await.unwrap();
     });
 }

@@ -26,7 +26,7 @@ const READ_AHEAD_MAX: usize = 256 << 10;
 const FIRST_MAX: usize = 64 << 10;
 /// What is read next if a limit needs more than it seemed to.
 const MORE: usize = 8 << 10;
-/// A scan that reads so much at once is a long one: it puts no more blocks into the cache.
+/// A scan that has read more is a long one: it puts no more blocks into the cache.
 const LONG: usize = 128 << 10;
 /// Fewer blocks are not worth a helper.
 const STRETCH_MIN: usize = 8;
@@ -55,6 +55,10 @@ pub(super) struct BlockSource {
     left: Option<usize>,
     /// Bytes of the next read, if as many blocks follow.
     ahead: usize,
+    /// Bytes that were read since the start or a seek.
+    came: usize,
+    /// The window had to be waited for.
+    waited: bool,
     /// Nothing was loaded since the start or a seek.
     fresh: bool,
     window: Option<Window>,
@@ -85,6 +89,8 @@ impl BlockSource {
             limit,
             left: None,
             ahead: 0,
+            came: 0,
+            waited: false,
             fresh: true,
             window: None,
             stretch: None,
@@ -98,9 +104,12 @@ impl BlockSource {
 
     /// Nothing is known of what is read next but the limit: reads ahead as a new cursor does.
     pub(super) fn restart(&mut self) {
-        let at_first = self.limit.map_or(0, |limit| limit.min(FIRST_MAX));
+        // Whoever seeks again and again hardly takes all that the limit lets it.
+        let most = if self.window.is_none() { FIRST_MAX } else { READ_AHEAD_MIN };
+        let at_first = self.limit.map_or(0, |limit| limit.min(most));
         self.ahead = if self.past_cache { READ_AHEAD_MAX } else { at_first };
         self.left = self.limit;
+        self.came = 0;
         self.fresh = true;
     }
 
@@ -246,6 +255,7 @@ impl BlockSource {
         // One that a step waited for which was given up may be another.
         if let Some(window) = awaited.filter(|window| window.slice(extent).is_some()) {
             self.enter(window, spot, range)?;
+            self.waited = true;
         }
         let block = match self.in_memory(spot, extent, range)? {
             Some(block) => block,
@@ -318,6 +328,8 @@ impl BlockSource {
         let twice = (self.ahead * 2).clamp(READ_AHEAD_MIN, READ_AHEAD_MAX);
         self.ahead = left.map_or(twice, |left| twice.min(left.max(MORE)));
         self.left = left.filter(|left| *left > 0);
+        self.came = self.came.saturating_add(window.bytes.len());
+        self.waited = false;
         self.window = Some(window);
         self.stretch = None;
         if self.access == Access::Try && self.ahead >= READ_AHEAD_MAX {
@@ -368,7 +380,13 @@ impl BlockSource {
         }
         let block = self.window.as_ref()?.unpack(&self.table, extent, self.fill_cache)?;
         Some(block.inspect(|block| {
-            if self.fill_cache && self.ahead < LONG {
+            if !self.fill_cache || self.came > LONG {
+                return;
+            }
+            // Short scans are what comes again, and a wait for the disk is worth more than what the cache costs.
+            if self.fresh || self.waited {
+                self.table.keep(extent, block, true);
+            } else {
                 self.table.offer(extent, block);
             }
         }))

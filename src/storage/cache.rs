@@ -1,7 +1,8 @@
 //! The block cache: decompressed, checked data blocks of all tables, bounded by bytes.
 
+use std::cell::Cell;
 use std::hash::{BuildHasher, Hasher};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use quick_cache::Weighter;
@@ -24,8 +25,6 @@ const LOOK: u64 = 64;
 /// Thread-safe; a hit takes a shared lock of one of many shards.
 pub(crate) struct BlockCache {
     blocks: Option<Cache<Place, Bytes, ByBytes, ByPlace>>,
-    /// Blocks that scans have offered.
-    offered: AtomicU64,
     /// Whether it was full, or nearly so, at the last look.
     full: AtomicBool,
 }
@@ -79,7 +78,7 @@ impl BlockCache {
         let items = usize_of(capacity / TYPICAL_BLOCK).max(1);
         let blocks = (capacity > 0)
             .then(|| Cache::with(items, capacity, ByBytes, ByPlace, DefaultLifecycle::default()));
-        Self { blocks, offered: AtomicU64::new(0), full: AtomicBool::new(false) }
+        Self { blocks, full: AtomicBool::new(false) }
     }
 
     #[inline]
@@ -93,13 +92,16 @@ impl BlockCache {
         }
     }
 
-    /// Puts a block of a scan in, if the cache has room, else one of four: a scan hardly gains by what it finds again as much as it takes
-    /// to put each block in and another one out, and those that are scanned again and again get in all the same.
+    /// Puts a block in that a scan has read ahead: if the cache has room, else one of four. A scan hardly gains by what it finds again
+    /// as much as it takes to put each block in and another one out, and those that are scanned again and again get in all the same.
     pub(crate) fn offer(&self, place: Place, block: &Bytes) {
+        thread_local! {
+            static OFFERED: Cell<u64> = const { Cell::new(0) };
+        }
         let Some(blocks) = &self.blocks else { return };
-        let offered = self.offered.fetch_add(1, Ordering::Relaxed);
+        let offered = OFFERED.replace(OFFERED.get().wrapping_add(1));
         if offered.is_multiple_of(LOOK) {
-            self.full.store(blocks.weight() >= blocks.capacity() / 16 * 15, Ordering::Relaxed);
+            self.full.store(blocks.weight() >= blocks.capacity() / 8 * 7, Ordering::Relaxed);
         }
         // By chance, or a number of blocks could be scanned over and over of which the same ones are always left out.
         if !self.full.load(Ordering::Relaxed) || ByPlace.hash_one(offered).is_multiple_of(SCANNED) {

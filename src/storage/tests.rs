@@ -642,6 +642,47 @@ fn a_scan_reads_at_once_what_its_limit_may_need() {
 }
 
 #[test]
+fn a_scan_with_a_large_limit_that_ends_early_finds_its_blocks_again() {
+    let fixture = write(&numbered(40_000), options(), usize::MAX);
+    for limit in [None, Some(100), Some(10_000), Some(usize::MAX)] {
+        let table = table_on(Arc::new(OsFs), &fixture, 1 << 20);
+        let counts = counting(&table, &fixture);
+        table.load_all().unwrap();
+        let read = || {
+            counts.bytes.store(0, Ordering::Relaxed);
+            let walk = Walk { limit, ..Walk::new(Direction::Forward, Access::Try, true) };
+            let mut cursor = TableCursor::new(Arc::clone(&table), KeyRange::all(), walk);
+            finish(|| cursor.seek(b"key_00005000")).unwrap();
+            for _ in 1..50 {
+                assert!(finish(|| cursor.advance()).unwrap());
+            }
+            counts.bytes.load(Ordering::Relaxed)
+        };
+        assert!(read() > 0);
+        assert_eq!(read(), 0, "{limit:?}");
+    }
+}
+
+#[test]
+fn a_scan_that_seeks_again_and_again_reads_less_than_its_limit_each_time() {
+    let fixture = write(&numbered(40_000), options(), usize::MAX);
+    let table = table_on(Arc::new(OsFs), &fixture, 0);
+    let counts = counting(&table, &fixture);
+    table.load_all().unwrap();
+    let walk = Walk { limit: Some(10_000), ..Walk::new(Direction::Forward, Access::Try, false) };
+    let mut cursor = TableCursor::new(Arc::clone(&table), KeyRange::all(), walk);
+    let mut read = |key: usize| {
+        counts.bytes.store(0, Ordering::Relaxed);
+        finish(|| cursor.seek(format!("key_{key:08}").as_bytes())).unwrap();
+        counts.bytes.load(Ordering::Relaxed)
+    };
+    assert!(read(0) > 60_000, "what the limit tells of a scan that begins");
+    for key in (5000..40_000).step_by(5000) {
+        assert!((1..30_000).contains(&read(key)), "{}", read(key));
+    }
+}
+
+#[test]
 fn a_scan_of_small_values_does_not_read_a_large_one_ahead() {
     let mut model = numbered(300);
     let (_, middle) = model.values_mut().nth(150).unwrap();
