@@ -46,8 +46,6 @@ pub(super) struct BlockSource {
     pub(super) table: Arc<Table>,
     access: Access,
     fill_cache: bool,
-    /// A compaction neither asks nor fills the cache.
-    past_cache: bool,
     direction: Direction,
     /// Bytes that the walk takes in all, about, if it has a limit.
     limit: Option<usize>,
@@ -77,14 +75,12 @@ pub(super) struct BlockSource {
 impl BlockSource {
     pub(super) fn new(table: Arc<Table>, walk: Walk) -> Self {
         let Walk { direction, access, fill_cache, limit } = walk;
-        let past_cache = access == Access::Wait && !fill_cache;
         let limit = limit.map(|entries| table.typical_bytes(entries));
         let mut source = Self {
             buffered: table.cache().buffers().share(0),
             table,
             access,
             fill_cache,
-            past_cache,
             direction,
             limit,
             left: None,
@@ -102,12 +98,17 @@ impl BlockSource {
         source
     }
 
+    /// A compaction neither asks nor fills the cache.
+    fn is_past_cache(&self) -> bool {
+        self.access == Access::Wait && !self.fill_cache
+    }
+
     /// Nothing is known of what is read next but the limit: reads ahead as a new cursor does.
     pub(super) fn restart(&mut self) {
         // Whoever seeks again and again hardly takes all that the limit lets it.
         let most = if self.window.is_none() { FIRST_MAX } else { READ_AHEAD_MIN };
         let at_first = self.limit.map_or(0, |limit| limit.min(most));
-        self.ahead = if self.past_cache { READ_AHEAD_MAX } else { at_first };
+        self.ahead = if self.is_past_cache() { READ_AHEAD_MAX } else { at_first };
         self.left = self.limit;
         self.came = 0;
         self.fresh = true;
@@ -250,7 +251,7 @@ impl BlockSource {
         }
         let awaited = self.awaited.lock().unwrap_or_else(PoisonError::into_inner).take();
         // The block that a scan begins with is measured; the others it gets for less.
-        let measured = self.fresh && !self.past_cache && awaited.is_none();
+        let measured = self.fresh && !self.is_past_cache() && awaited.is_none();
         let begun = measured.then(|| self.table.cache().block_cost().begin()).flatten();
         // One that a step waited for which was given up may be another.
         if let Some(window) = awaited.filter(|window| window.slice(extent).is_some()) {
@@ -289,7 +290,7 @@ impl BlockSource {
             Next::Coming(wait) => return Err(Stop::Blocked(wait)), // who may wait gets no help
             Next::Nothing => self.stretch = None,
         }
-        Ok(if self.past_cache { None } else { self.table.cached(extent) })
+        Ok(if self.is_past_cache() { None } else { self.table.cached(extent) })
     }
 
     /// Reads the block, and what is read ahead with it.
