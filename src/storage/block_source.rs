@@ -26,7 +26,7 @@ const READ_AHEAD_MAX: usize = 256 << 10;
 const FIRST_MAX: usize = 64 << 10;
 /// What is read next if a limit needs more than it seemed to.
 const MORE: usize = 8 << 10;
-/// A scan that has read more is a long one: it puts no more blocks into the cache.
+/// A scan that has read so much is a long one: it puts nothing of what it reads next into the cache.
 const LONG: usize = 128 << 10;
 /// Fewer blocks are not worth a helper.
 const STRETCH_MIN: usize = 8;
@@ -379,9 +379,11 @@ impl BlockSource {
         if let Some(block) = self.stretch.as_ref().and_then(|stretch| stretch.take(extent)) {
             return Some(Ok(block));
         }
-        let block = self.window.as_ref()?.unpack(&self.table, extent, self.fill_cache)?;
+        let window = self.window.as_ref()?;
+        let block = window.unpack(&self.table, extent, self.fill_cache)?;
+        let before = self.came.saturating_sub(window.bytes.len());
         Some(block.inspect(|block| {
-            if !self.fill_cache || self.came > LONG {
+            if !self.fill_cache || before >= LONG {
                 return;
             }
             // Short scans are what comes again, and a wait for the disk is worth more than what the cache costs.

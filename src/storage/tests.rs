@@ -664,6 +664,26 @@ fn a_scan_with_a_large_limit_that_ends_early_finds_its_blocks_again() {
 }
 
 #[test]
+fn a_scan_that_begins_with_a_large_value_finds_it_again() {
+    let mut model = numbered(300);
+    let (_, middle) = model.values_mut().nth(150).unwrap();
+    *middle = Bytes::from(vec![b'x'; 300 << 10]);
+    let fixture = write(&model, options(), usize::MAX);
+    let table = table_on(Arc::new(OsFs), &fixture, 8 << 20);
+    let counts = counting(&table, &fixture);
+    table.load_all().unwrap();
+    let read = || {
+        counts.bytes.store(0, Ordering::Relaxed);
+        let walk = Walk::new(Direction::Forward, Access::Try, true);
+        let mut cursor = TableCursor::new(Arc::clone(&table), KeyRange::all(), walk);
+        finish(|| cursor.seek(b"key_00000150")).unwrap();
+        counts.bytes.load(Ordering::Relaxed)
+    };
+    assert!(read() > 300_000);
+    assert_eq!(read(), 0);
+}
+
+#[test]
 fn a_scan_that_seeks_again_and_again_reads_less_than_its_limit_each_time() {
     let fixture = write(&numbered(40_000), options(), usize::MAX);
     let table = table_on(Arc::new(OsFs), &fixture, 0);
