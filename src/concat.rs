@@ -20,13 +20,17 @@ pub(crate) trait Parts: Send {
     fn lacks(&self, key: &[u8], hash: u64) -> bool;
 
     /// Opens a part, in the direction of the walk. REQUIRES: `part < len()`.
-    fn open(&self, part: usize) -> Self::Cursor;
+    ///
+    /// `first`: the walk begins with it.
+    fn open(&self, part: usize, first: bool) -> Self::Cursor;
 }
 
 /// Walks all parts as one.
 pub(crate) struct Concat<P: Parts> {
     parts: P,
     direction: Direction,
+    /// A part was opened.
+    begun: bool,
     /// Number of the open part, and what walks it.
     open: Option<(usize, P::Cursor)>,
     /// How the open part is to be placed, if it is not yet: the rest of a stopped step.
@@ -50,13 +54,14 @@ enum Step {
 
 impl<P: Parts> Concat<P> {
     pub(crate) fn new(parts: P, direction: Direction) -> Self {
-        Self { parts, direction, open: None, placing: None }
+        Self { parts, direction, begun: false, open: None, placing: None }
     }
 
     /// Places the walk anew at `part`, or goes on with the same step that was stopped.
     fn place(&mut self, part: Option<usize>, step: Step) -> Result<(), Stop> {
         if self.placing.as_ref().is_none_or(|placing| placing.step != step) {
-            self.open = part.map(|part| (part, self.parts.open(part)));
+            self.open = part.map(|part| (part, self.parts.open(part, !self.begun)));
+            self.begun = true;
             self.placing = Some(Placing { step, walking: false });
         }
         self.settle()
@@ -81,7 +86,7 @@ impl<P: Parts> Concat<P> {
                 Direction::Backward => part.checked_sub(1),
             };
             let step = self.placing.take().map_or(Step::Advance, |placing| placing.step);
-            self.open = next.map(|next| (next, self.parts.open(next)));
+            self.open = next.map(|next| (next, self.parts.open(next, false)));
             self.placing = Some(Placing { step, walking: true });
         }
         self.placing = None;
@@ -208,7 +213,7 @@ mod tests {
             !self.lists.iter().any(|list| list.contains(&key[0]))
         }
 
-        fn open(&self, part: usize) -> Part {
+        fn open(&self, part: usize, _first: bool) -> Part {
             let mut keys: Vec<[u8; 1]> = self.lists[part].iter().map(|key| [*key]).collect();
             if self.direction == Direction::Backward {
                 keys.reverse();

@@ -19,7 +19,7 @@ use crate::snapshots;
 use crate::types::{Direction, KeyRange, SeqNo};
 use crate::view::{Source, View};
 
-/// Entries that cost as much of a task's turn as one point read.
+/// Entries that cost as much of a task's turn as one get from a file.
 const TURN: u32 = 16;
 
 /// Keys and values in order, as of the moment the scan was made. Flushes and compactions do not disturb it.

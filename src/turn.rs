@@ -1,8 +1,8 @@
 //! When a task that only reads gives way to others.
 //!
 //! A get that need not wait is ready at its first poll, so a loop of gets would keep every other task from its turn. Tokio lets a task do
-//! 128 things in a turn. A get that reads from a file is one of them; one that is answered from memory takes a tenth of that, and giving
-//! way, which moves the task to another thread as often as not, takes as long as ten of them: so four of these are one.
+//! 128 things in a turn. A get that reads from a file is one of them. One from memory takes a tenth of that, and giving way, which moves
+//! the task to another thread as often as not, takes as long as ten gets from memory: so four of those are one thing.
 
 use std::cell::Cell;
 
@@ -16,8 +16,9 @@ thread_local! {
 /// At the beginning of a get: lets other tasks have their turn, if this one has done enough.
 pub(crate) async fn before_get() {
     if spend(1) >= QUARTERS {
-        DONE.with(|done| done.set(0));
+        // First that: of many gets that are polled together, the one that has to wait must not clear the way for those behind it.
         tokio::task::coop::consume_budget().await;
+        DONE.with(|done| done.set(0));
     }
 }
 

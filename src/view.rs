@@ -283,9 +283,9 @@ impl Parts for Slices {
         slice.is_none_or(|(range, table)| !range.contains(key) || table.lacks(key, hash))
     }
 
-    fn open(&self, part: usize) -> TableCursor {
+    fn open(&self, part: usize, first: bool) -> TableCursor {
         let (range, table) = &self.slices[part];
-        TableCursor::new(Arc::clone(table), range.clone(), self.walk)
+        TableCursor::new(Arc::clone(table), range.clone(), self.walk.begun(first))
     }
 }
 
@@ -319,10 +319,10 @@ impl Parts for Slots {
         tables.all(|table| table.lacks(key, hash))
     }
 
-    fn open(&self, part: usize) -> SlotCursor {
+    fn open(&self, part: usize, first: bool) -> SlotCursor {
         let slot = &self.level.slots[self.within.start + part];
         let all = entries(&slot.runs);
-        let walk = |run: &RunView| self.walk.part(run.entries, all);
+        let walk = |run: &RunView| self.walk.begun(first).part(run.entries, all);
         let runs = slot.runs.iter().map(|run| run.cursor(&self.range, walk(run))).collect();
         SlotCursor {
             merge: Merge::new(runs, self.walk.direction),

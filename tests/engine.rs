@@ -140,6 +140,8 @@ fn a_task_gives_way_after_as_many_calls_as_fit_a_turn() {
             }
         };
         assert_within("gets from memory", turns_beside(gets()).await, 24..28);
+        let together = futures::future::join_all((0..12_800).map(|_| engine.get(b"key00001")));
+        assert_within("gets at the same time", turns_beside(together).await, 24..105);
         let scans = async {
             for _ in 0..16 {
                 let mut scan = engine.scan(..);
@@ -199,6 +201,15 @@ fn a_limited_scan_reads_of_each_run_its_share() {
         let read = (fs.bytes_read() - before) / 17;
         // 220 entries are 26 KiB, in blocks of 4 KiB that begin and end before and behind them.
         assert!((26_000..44_000).contains(&read), "{read}");
+        let mut scan = engine.scan(..).limit(5000);
+        scan.next().await.unwrap();
+        let before = fs.bytes_read();
+        for from in (500..9000).step_by(500) {
+            scan.seek(format!("key{from:05}"));
+            assert!(scan.next().await.unwrap().is_some());
+        }
+        let read = (fs.bytes_read() - before) / 17;
+        assert!((4_000..14_000).contains(&read), "after a seek the limit says little: {read}");
         engine.shutdown().await.unwrap();
     });
 }

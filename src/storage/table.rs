@@ -646,6 +646,7 @@ impl Table {
         (open, index, part): (&Arc<OpenTable>, usize, Part),
         fetch: &mut Fetch,
     ) -> Result<(), Stop> {
+        turn::reads_file();
         self.pin(open, index, (part, fetch.access)).inspect_err(|stop| {
             if matches!(stop, Stop::Blocked(_)) {
                 let loaded = fetch.loaded.get_or_insert_default();

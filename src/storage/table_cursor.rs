@@ -34,6 +34,11 @@ impl Walk {
         Self { direction, access, fill_cache, limit: None }
     }
 
+    /// The walk of the part that it begins with, or of one that it comes to later: of that one, nobody knows how much is left to take.
+    pub(crate) fn begun(self, first: bool) -> Self {
+        Self { limit: self.limit.filter(|_| first), ..self }
+    }
+
     /// The walk of a part that has `entries` of `all`: takes as large a part of what is taken.
     pub(crate) fn part(self, entries: u64, all: u64) -> Self {
         let share = |limit| u128::from(u64_of(limit)) * u128::from(entries);
