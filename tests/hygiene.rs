@@ -7,7 +7,7 @@
 mod world;
 
 use std::future::Future;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -17,7 +17,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::poll;
 use nori_lsm::env::sim::{Latency, SimFs, VirtualClock, sim_env};
-use nori_lsm::env::{Blocking, Env};
+use nori_lsm::env::{Blocking, Env, Fs};
 use nori_lsm::{
     ATLLConfig, CompactionMode, Durability, Error, LsmEngine, WriteBatch, WriteOptions,
 };
@@ -557,6 +557,24 @@ fn a_shutdown_in_the_middle_of_everything_comes_to_one_end_for_all_who_ask() {
                 let last = acked.checked_sub(1).map(|last| Bytes::from(last.to_string()));
                 assert_eq!(found, last, "{key}");
             }
+        });
+    }
+}
+
+#[test]
+fn an_idle_engine_has_no_log_but_the_open_segment_and_the_next() {
+    for seed in 0..20 {
+        in_paused_time(async {
+            let fs = SimFs::new(seed);
+            let engine = LsmEngine::open_in(config(), slow(&fs, seed)).await.unwrap();
+            for n in 0..100 {
+                engine.put(format!("key{n:03}"), vec![7; 50]).await.unwrap();
+            }
+            engine.flush().await.unwrap();
+            engine.wait_idle().await.unwrap();
+            let segments = fs.list(Path::new("/db/wal")).unwrap();
+            assert!(segments.len() <= 2, "seed {seed}: {segments:?}");
+            engine.shutdown().await.unwrap();
         });
     }
 }

@@ -63,6 +63,8 @@ pub(crate) struct Shared {
     pub(crate) retired: Mutex<Vec<Arc<Memtable>>>,
     /// Whether dead tables are being deleted right now.
     pub(crate) sweeping: AtomicBool,
+    /// Floor below which the log collector has looked for dead segments.
+    pub(crate) collected: AtomicU64,
     /// Told whenever something changed that somebody may wait for.
     pub(crate) changed: Arc<Notify>,
     pub(crate) cancel: Cancel,
@@ -153,6 +155,7 @@ impl Shared {
             garbage: Mutex::default(),
             retired: Mutex::default(),
             sweeping: AtomicBool::new(false),
+            collected: AtomicU64::new(0),
             changed,
             cancel: Cancel::default(),
             generation: AtomicU64::new(1),
@@ -343,6 +346,7 @@ impl Shared {
             && self.settled.load(Ordering::Acquire) == self.generation.load(Ordering::Acquire)
             && !self.has_free_garbage()
             && !self.sweeping.load(Ordering::Acquire)
+            && self.collected.load(Ordering::Acquire) >= view.version().log_floor.0
     }
 
     /// Where the memory is.

@@ -4,6 +4,7 @@
 //! takes, a crash right after finds everything it needs. Owns and loses nothing.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
@@ -71,6 +72,8 @@ impl Actor for WalGc {
                 Ok(()) => state.collected = floor,
                 Err(error) => tracing::warn!(%error, "dead log segments stay until the next look"),
             }
+            state.shared.collected.fetch_max(floor.0, Ordering::AcqRel);
+            state.shared.notify();
         }
         Ok(())
     }
