@@ -387,20 +387,25 @@ async fn test_wal_recovery_after_crash() {
 async fn test_wal_concurrent_gc_no_data_loss() {
     let dir = tempfile::tempdir().unwrap();
     let engine = LsmEngine::open(small(dir.path())).await.unwrap();
-    let writers: Vec<_> = (0..8)
-        .map(|writer| {
-            let engine = engine.clone();
-            tokio::spawn(async move {
-                for i in 0..400 {
-                    engine.put(format!("key{writer}-{i:04}"), vec![writer; 64]).await.unwrap();
-                }
+    for round in 0..10 {
+        let writers: Vec<_> = (0..8)
+            .map(|writer| {
+                let engine = engine.clone();
+                tokio::spawn(async move {
+                    for i in round * 40..(round + 1) * 40 {
+                        engine.put(format!("key{writer}-{i:04}"), vec![writer; 64]).await.unwrap();
+                    }
+                })
             })
-        })
-        .collect();
-    for writer in writers {
-        writer.await.unwrap();
+            .collect();
+        // Whatever the disk is like, a segment dies in each round while they write.
+        tokio::task::yield_now().await;
+        engine.flush().await.unwrap();
+        for writer in writers {
+            writer.await.unwrap();
+        }
+        engine.wait_idle().await.unwrap();
     }
-    engine.wait_idle().await.unwrap();
     assert!(engine.stats().log_segments_deleted > 3, "the log was collected meanwhile");
     drop(engine); // without a shutdown
     let engine = LsmEngine::open(small(dir.path())).await.unwrap();
