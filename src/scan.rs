@@ -126,7 +126,7 @@ impl Scan {
     pub async fn next(&mut self) -> Result<Option<(Bytes, Bytes)>> {
         match self.chunk.pop_front() {
             Some(entry) => Ok(Some(entry)),
-            None => std::future::poll_fn(|cx| self.poll_step(cx)).await,
+            None => self.fresh().await,
         }
     }
 
@@ -136,7 +136,7 @@ impl Scan {
     /// As for [`next`](Self::next); the entries read so far are kept for the next call.
     pub async fn next_chunk(&mut self, count: usize) -> Result<Vec<(Bytes, Bytes)>> {
         while self.chunk.len() < count {
-            match std::future::poll_fn(|cx| self.poll_step(cx)).await? {
+            match self.fresh().await? {
                 Some(entry) => self.chunk.push_back(entry),
                 None => break,
             }
@@ -146,6 +146,10 @@ impl Scan {
     }
 
     /// The next entry behind those of the chunk.
+    async fn fresh(&mut self) -> Result<Option<(Bytes, Bytes)>> {
+        std::future::poll_fn(|cx| self.poll_step(cx)).await
+    }
+
     fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<(Bytes, Bytes)>>> {
         // The first step counts too: a loop of short scans must let other tasks have their turn.
         if self.turn.is_multiple_of(TURN) {

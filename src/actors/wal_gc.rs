@@ -72,7 +72,7 @@ impl Actor for WalGc {
                 Ok(()) => state.collected = floor,
                 Err(error) => tracing::warn!(%error, "dead log segments stay until the next look"),
             }
-            state.shared.collected.fetch_max(floor.0, Ordering::AcqRel);
+            state.shared.collected.store(floor.0, Ordering::Release);
             state.shared.notify();
         }
         Ok(())

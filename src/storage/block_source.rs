@@ -1,8 +1,9 @@
 //! Where the blocks of a cursor come from: the cache, a window that was read ahead, the file.
 //!
 //! Blocks that follow each other are read ahead: 256 KiB at once for a compaction; for a scan, one block, then 16 KiB, then twice as
-//! much each time up to 256 KiB. A scan that comes so far leaves the cache to those who read again, and gets help with unpacking. A
-//! limit tells what a scan will take, about: so much is read at once, up to 64 KiB, and what follows is never far more than is left.
+//! much each time up to 256 KiB: one that comes so far gets help with unpacking. A limit tells what a scan will take, about: so much is
+//! read at once, up to 64 KiB, and what follows is never far more than is left. Behind 128 KiB a scan leaves the cache to those who
+//! read again.
 
 use std::cmp::Ordering;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};

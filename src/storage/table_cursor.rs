@@ -41,11 +41,11 @@ impl Walk {
 
     /// The walk of a part that has `entries` of `all`: takes as large a part of what is taken.
     pub(crate) fn part(self, entries: u64, all: u64) -> Self {
-        let share = |limit| u128::from(u64_of(limit)) * u128::from(entries);
-        let part = |limit| share(limit).div_ceil(u128::from(all.max(1)));
-        let limit = self
-            .limit
-            .map(|limit| usize::try_from(part(limit)).map_or(limit, |part| part.min(limit)));
+        let limit = self.limit.map(|limit| {
+            let share = u128::from(u64_of(limit)) * u128::from(entries);
+            let part = share.div_ceil(u128::from(all.max(1)));
+            usize::try_from(part).unwrap_or(limit).min(limit)
+        });
         Self { limit, ..self }
     }
 }

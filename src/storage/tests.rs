@@ -582,6 +582,22 @@ fn counting(table: &Arc<Table>, fixture: &Fixture) -> Arc<Counts> {
     counts
 }
 
+/// A table whose indexes and filters were read, with a block cache of so many bytes, and what has been read of it.
+fn counted(fixture: &Fixture, cache: u64) -> (Arc<Table>, Arc<Counts>) {
+    let table = table_on(Arc::new(OsFs), fixture, cache);
+    let counts = counting(&table, fixture);
+    table.load_all().unwrap();
+    (table, counts)
+}
+
+/// 300 entries, one in the middle with a large value.
+fn with_large_value(bytes: usize) -> Model {
+    let mut model = numbered(300);
+    let (_, middle) = model.values_mut().nth(150).unwrap();
+    *middle = Bytes::from(vec![b'x'; bytes]);
+    model
+}
+
 #[test]
 fn a_scan_reads_ahead_in_large_pieces() {
     let fixture = write(&numbered(40_000), options(), usize::MAX);
@@ -609,9 +625,7 @@ fn a_scan_reads_ahead_in_large_pieces() {
 #[test]
 fn a_scan_reads_at_once_what_its_limit_may_need() {
     let fixture = write(&numbered(40_000), options(), usize::MAX);
-    let table = table_on(Arc::new(OsFs), &fixture, 0);
-    let counts = counting(&table, &fixture);
-    table.load_all().unwrap();
+    let (table, counts) = counted(&fixture, 0);
     for direction in [Direction::Forward, Direction::Backward] {
         // Reads and bytes of scans from many places.
         let cost = |entries: usize, limit| {
@@ -645,9 +659,7 @@ fn a_scan_reads_at_once_what_its_limit_may_need() {
 fn a_scan_with_a_large_limit_that_ends_early_finds_its_blocks_again() {
     let fixture = write(&numbered(40_000), options(), usize::MAX);
     for limit in [None, Some(100), Some(10_000), Some(usize::MAX)] {
-        let table = table_on(Arc::new(OsFs), &fixture, 1 << 20);
-        let counts = counting(&table, &fixture);
-        table.load_all().unwrap();
+        let (table, counts) = counted(&fixture, 1 << 20);
         let read = || {
             counts.bytes.store(0, Ordering::Relaxed);
             let walk = Walk { limit, ..Walk::new(Direction::Forward, Access::Try, true) };
@@ -665,13 +677,9 @@ fn a_scan_with_a_large_limit_that_ends_early_finds_its_blocks_again() {
 
 #[test]
 fn a_scan_that_begins_with_a_large_value_finds_it_again() {
-    let mut model = numbered(300);
-    let (_, middle) = model.values_mut().nth(150).unwrap();
-    *middle = Bytes::from(vec![b'x'; 300 << 10]);
+    let model = with_large_value(300 << 10);
     let fixture = write(&model, options(), usize::MAX);
-    let table = table_on(Arc::new(OsFs), &fixture, 8 << 20);
-    let counts = counting(&table, &fixture);
-    table.load_all().unwrap();
+    let (table, counts) = counted(&fixture, 8 << 20);
     let read = || {
         counts.bytes.store(0, Ordering::Relaxed);
         let walk = Walk::new(Direction::Forward, Access::Try, true);
@@ -686,9 +694,7 @@ fn a_scan_that_begins_with_a_large_value_finds_it_again() {
 #[test]
 fn a_scan_that_seeks_again_and_again_reads_less_than_its_limit_each_time() {
     let fixture = write(&numbered(40_000), options(), usize::MAX);
-    let table = table_on(Arc::new(OsFs), &fixture, 0);
-    let counts = counting(&table, &fixture);
-    table.load_all().unwrap();
+    let (table, counts) = counted(&fixture, 0);
     let walk = Walk { limit: Some(10_000), ..Walk::new(Direction::Forward, Access::Try, false) };
     let mut cursor = TableCursor::new(Arc::clone(&table), KeyRange::all(), walk);
     let mut read = |key: usize| {
@@ -704,13 +710,9 @@ fn a_scan_that_seeks_again_and_again_reads_less_than_its_limit_each_time() {
 
 #[test]
 fn a_scan_of_small_values_does_not_read_a_large_one_ahead() {
-    let mut model = numbered(300);
-    let (_, middle) = model.values_mut().nth(150).unwrap();
-    *middle = Bytes::from(vec![b'x'; 1 << 20]);
+    let model = with_large_value(1 << 20);
     let fixture = write(&model, options(), usize::MAX);
-    let table = table_on(Arc::new(OsFs), &fixture, 0);
-    let counts = counting(&table, &fixture);
-    table.load_all().unwrap();
+    let (table, counts) = counted(&fixture, 0);
     for direction in [Direction::Forward, Direction::Backward] {
         for limit in [None, Some(140)] {
             counts.bytes.store(0, Ordering::Relaxed);
