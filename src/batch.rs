@@ -108,8 +108,7 @@ impl WriteBatch {
             limit("key", op.key.len(), MAX_KEY_BYTES)?;
             limit("value", op.value.len(), MAX_VALUE_BYTES)?;
         }
-        // A key beside the largest value still makes a legal put.
-        limit("batch", self.bytes, MAX_BATCH_BYTES + MAX_KEY_BYTES)
+        limit("batch", self.bytes, MAX_BATCH_BYTES)
     }
 }
 

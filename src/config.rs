@@ -11,8 +11,8 @@ use crate::types::{u64_of, usize_of};
 pub const MAX_KEY_BYTES: usize = 64 << 10;
 /// Largest value, in bytes.
 pub const MAX_VALUE_BYTES: usize = 256 << 20;
-/// Largest batch, keys and values together, in bytes.
-pub const MAX_BATCH_BYTES: usize = 256 << 20;
+/// Largest batch, keys and values together, in bytes: that of the largest put.
+pub const MAX_BATCH_BYTES: usize = MAX_KEY_BYTES + MAX_VALUE_BYTES;
 
 /// Longest time between two rounds of upkeep, in seconds: a year.
 const LONGEST_SEC: u64 = 366 * 24 * 3600;
@@ -45,9 +45,10 @@ pub struct ATLLConfig {
     pub filters: FilterConfig,
     /// What a write has survived when it is acknowledged, unless the write says otherwise. Default: [`Durability::Os`].
     pub durability: Durability,
-    /// How many runs a slot may hold before the scheduler has measured anything.
+    /// How many runs a slot is meant to hold (K) before the scheduler has measured anything. More may pile up, up to four more and
+    /// eight in all, before a slot counts as full.
     pub default_k: DefaultK,
-    /// How many runs the hottest slots may hold at most. Default: 1.
+    /// Largest K of the hottest slots, while they are read a hundred times a second or more. Default: 1.
     pub hot_k: u8,
     /// Share of a level's size that is given to its slots by their share of the data; the rest is spread evenly.
     /// Default: 0.9; from 0 to 1.
@@ -70,7 +71,7 @@ pub struct ATLLConfig {
     pub wal: WalConfig,
     /// What to do with a log that is damaged before bytes known to be durable. Default: [`RecoveryMode::Strict`].
     pub recovery: RecoveryMode,
-    /// Seed of the scheduler's exploration and of every sampling. Default: random, logged at open.
+    /// Seed of the scheduler's exploration. Default: random, logged at open.
     pub seed: u64,
 }
 
@@ -157,7 +158,7 @@ pub enum Durability {
     Sync,
 }
 
-/// How many runs a slot may hold before the scheduler has measured anything.
+/// How many runs a slot is meant to hold before the scheduler has measured anything.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DefaultK {
     /// Slots of L1. Default: 3; from 1 to 4.
@@ -181,7 +182,8 @@ pub struct HeatThresholds {
     pub hot: f64,
     /// Share of the hottest slot's read cost up to which a slot is cold. Default: 0.2.
     pub cold: f64,
-    /// Operations after which a past read counts half. Default: 100,000.
+    /// Operations after which a past read counts half, if they take between one and some fourteen seconds: it never counts half
+    /// sooner or later than that. Default: 100,000.
     pub half_life_ops: u64,
 }
 
@@ -209,12 +211,13 @@ impl Default for TombstoneConfig {
 /// Background work.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IoConfig {
-    /// Compactions that run at the same time. Default: half the cores, from 1 to 4.
+    /// Compactions of the scheduler's choice that run at the same time; what [`compact_range`](crate::LsmEngine::compact_range) asks
+    /// for runs beside them, as many at a time. Default: half the cores, from 1 to 4.
     pub max_background_compactions: usize,
-    /// Megabytes per second that compactions may write. Default: none, no limit.
+    /// Megabytes per second that compactions may write, all of them together. Default: none, no limit.
     pub rate_limit_mb_s: Option<u64>,
-    /// Time within which every table is read once to look for damage, a little at a time, and later while compactions are
-    /// behind. Default: none, only what is asked for is read.
+    /// Time within which every table is read once to look for damage, a little at a time, and later while flushes or compactions
+    /// are behind. Default: none, only what is asked for is read.
     pub scrub_interval: Option<Duration>,
 }
 

@@ -66,8 +66,9 @@ struct Ending {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CompactionMode {
-    /// Everything in the range becomes one run of the deepest level that holds data; what is deleted, expired or
-    /// overwritten there is gone.
+    /// Everything in the range goes to the deepest level that holds data, and is one run there in each of its slots. What was
+    /// deleted, expired or overwritten goes, but for what a snapshot reads. A slot that is one run already is written anew only if
+    /// something in it was deleted or expires.
     #[default]
     Full,
 }
@@ -78,7 +79,8 @@ impl LsmEngine {
     /// Cost: reads the manifest and the log that was not flushed; no table.
     ///
     /// # Errors
-    /// [`Error::Config`], [`Error::Locked`], [`Error::Corrupt`] for damage that is no torn log tail, [`Error::Io`].
+    /// [`Error::Config`], [`Error::Locked`], [`Error::Corrupt`] for damage that is no torn log tail, [`Error::Unsupported`] for files of a
+    /// newer version, [`Error::Io`].
     pub async fn open(config: ATLLConfig) -> Result<Self> {
         Self::open_in(config, Env::default()).await
     }
@@ -118,7 +120,7 @@ impl LsmEngine {
         })
     }
 
-    /// Sets `key` to `value`. Neither is copied.
+    /// Sets `key` to `value`. What is a [`Bytes`] already is taken as it is; the memtable keeps copies of small ones.
     ///
     /// # Errors
     /// As for [`write`](Self::write).
@@ -154,8 +156,8 @@ impl LsmEngine {
     /// Applies a batch: all of it becomes visible, and durable, at once.
     ///
     /// # Errors
-    /// [`Error::TooLarge`] and [`Error::Stalled`]: nothing was written. [`Error::Io`]: the log took nothing for certain; it is
-    /// repaired and the same call may succeed later. [`Error::Interrupted`]: the outcome is unknown. [`Error::Closed`] and
+    /// [`Error::TooLarge`] and [`Error::Stalled`]: nothing was written. [`Error::Io`]: nothing that counts was written, though a crash
+    /// before the log is repaired may bring it back; the same call may succeed later. [`Error::Interrupted`]: the outcome is unknown. [`Error::Closed`] and
     /// [`Error::Unavailable`]: the engine takes no writes.
     pub async fn write(&self, mut batch: WriteBatch, options: WriteOptions) -> Result<Commit> {
         batch.check_limits()?;
@@ -252,7 +254,7 @@ impl LsmEngine {
     /// Compacts a range, and everything below it, whatever the scheduler thinks of it.
     ///
     /// # Errors
-    /// Why a flush or compaction failed, or [`Error::Interrupted`] if the scheduler was restarted meanwhile.
+    /// Why a flush failed, or a compaction several times, or [`Error::Interrupted`] if the scheduler was restarted meanwhile.
     pub async fn compact_range(
         &self,
         range: impl Into<KeyRange>,
@@ -266,7 +268,8 @@ impl LsmEngine {
         answer.await.unwrap_or(Err(Error::Interrupted { component: "scheduler" }))
     }
 
-    /// Bytes on disk of a range: exact up to a few blocks at its ends, memtables not counted.
+    /// Bytes on disk of a range, memtables not counted. Sections of tables that a bound cuts, up to 4 MiB of keys and values each,
+    /// count by where it falls between their first and last key, as if keys were spread evenly.
     pub fn approximate_size(&self, range: impl Into<KeyRange>) -> u64 {
         let range = range.into();
         let view = self.inner.shared.views.load();
@@ -285,7 +288,7 @@ impl LsmEngine {
     /// gone. It neither seals the active memtable nor stops writers.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] if a component that would have to work is down.
+    /// [`Error::Unavailable`] if a component that may have to work is down, be it until the next attempt to start it.
     pub async fn wait_idle(&self) -> Result<()> {
         let shared = &self.inner.shared;
         loop {
@@ -295,7 +298,7 @@ impl LsmEngine {
             if self.inner.closed.load(Ordering::Acquire) || shared.is_idle() {
                 return Ok(());
             }
-            if let Some(refusal) = shared.commits.refusal() {
+            if let Some(refusal) = shared.commits.refusal().or_else(|| shared.health.down()) {
                 return Err(refusal);
             }
             if shared.has_free_garbage() {
@@ -309,7 +312,7 @@ impl LsmEngine {
     ///
     /// # Errors
     /// [`Error::Io`] if the disk refused; the log is repaired, and the same call may succeed later. [`Error::Unavailable`] if the
-    /// engine is read-only.
+    /// log is given up.
     pub async fn sync(&self) -> Result<SeqNo> {
         self.inner.open()?;
         let (reply, answer) = oneshot::channel();
@@ -336,7 +339,8 @@ impl LsmEngine {
     /// a flush and next to no space, and `dir` must lie on the same file system.
     ///
     /// # Errors
-    /// [`Error::Io`]; what was linked so far is left there.
+    /// [`Error::Locked`] if an engine or another checkpoint is at work in `dir`. [`Error::Io`]: the files that were written so far are
+    /// removed again, as far as the disk allows.
     pub async fn checkpoint(&self, dir: impl Into<std::path::PathBuf>) -> Result<()> {
         self.flush().await?;
         let store = Arc::clone(&self.inner.shared.store);
@@ -586,8 +590,8 @@ impl Inner {
         stats.table_bytes = version.tables.values().map(|table| table.file_bytes).sum();
         let garbage = shared.garbage();
         let pinned = garbage.iter().filter(|dead| dead.table.strong_count() > 0);
+        stats.pinned_tables = pinned.clone().count();
         stats.pinned_bytes = pinned.map(|dead| dead.bytes).sum();
-        stats.pinned_tables = garbage.len();
         drop(garbage);
         let (snapshots, oldest) = shared.snapshots.count_and_oldest();
         stats.snapshots = snapshots;

@@ -61,18 +61,18 @@ pub enum Error {
         /// What is wrong with it.
         problem: String,
     },
-    /// Another engine, in this process or another, has the directory open.
+    /// Another engine, in this process or another, has the directory open, or a checkpoint, verification or repair is at work there.
     #[error("{}: locked by another engine", path.display())]
     Locked {
         /// The directory.
         path: PathBuf,
     },
-    /// The write waited for background work until its deadline; nothing was written.
+    /// The write would have waited for background work until after its deadline; nothing was written.
     #[error("stalled by {cause} for {waited:?}; try again in {retry_after:?}")]
     Stalled {
         /// What the write waited for.
         cause: &'static str,
-        /// How long it waited.
+        /// How long it waited; zero if it was plain from the beginning that it would be late.
         waited: Duration,
         /// When another try has a chance.
         retry_after: Duration,
@@ -99,7 +99,8 @@ pub enum Error {
 /// What a caller should do about an [`Error`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Nothing was done; the same call may succeed later.
+    /// The same call does no harm, and may succeed later. Until it does, a write that failed with [`Error::Io`] counts as not made,
+    /// and only after a crash may it be there nevertheless.
     Retry,
     /// The call may or may not have been done: read before trying again.
     CheckThenRetry,
@@ -119,6 +120,7 @@ impl Error {
             Self::Io { source, .. } => match source.kind() {
                 io::ErrorKind::NotFound
                 | io::ErrorKind::PermissionDenied
+                | io::ErrorKind::AlreadyExists
                 | io::ErrorKind::NotADirectory
                 | io::ErrorKind::ReadOnlyFilesystem => Action::Fix,
                 _ => Action::Retry,

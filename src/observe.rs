@@ -1,4 +1,4 @@
-//! What the engine tells the outside: a vendor-neutral [`Meter`] for numbers, [`VizEvent`] for moments, and the one table of metric names.
+//! What the engine tells the outside: a vendor-neutral [`Meter`] for numbers, [`VizEvent`] for moments, and the names of metrics.
 //!
 //! Handles are resolved once, when the engine or table is opened; on the hot path a metric is one virtual call.
 
@@ -78,7 +78,7 @@ pub enum VizEvent {
     Admission {
         /// Node of the engine.
         node: u32,
-        /// Slots of L1 that got a piece.
+        /// Slots of L1, each of which got what the run holds of its range.
         slots: usize,
     },
     /// A compaction was begun, done or given up.
@@ -138,7 +138,7 @@ pub enum VizEvent {
         /// What should have been there.
         expected: &'static str,
     },
-    /// A component died and was started again.
+    /// A component died. It is started again, at once or after a while.
     Restart {
         /// Node of the engine.
         node: u32,
@@ -146,7 +146,7 @@ pub enum VizEvent {
         component: &'static str,
         /// Why it died.
         reason: String,
-        /// How often it was restarted since the engine was opened.
+        /// How often it died since the engine was opened.
         restarts: u32,
     },
 }

@@ -99,7 +99,7 @@ pub struct Stats {
     pub compaction_bytes_out: u64,
     /// Log segments deleted.
     pub log_segments_deleted: u64,
-    /// Time that writes were held up, all together.
+    /// Time that writes which were taken had been slowed down or stopped for [`Pressure`], all together.
     pub stalled: Duration,
     /// Time that compactions were held up by [`IoConfig::rate_limit_mb_s`](crate::IoConfig::rate_limit_mb_s).
     pub throttled: Duration,

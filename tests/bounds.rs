@@ -4,9 +4,11 @@
 #[expect(dead_code, reason = "the histories are for other tests")]
 mod world;
 
+use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
+use nori_lsm::env::Fs;
 use nori_lsm::env::sim::{Fault, Operation, SimFs, Trouble};
 use nori_lsm::{
     ATLLConfig, CompactionMode, Durability, Error, LsmEngine, ResourceConfig, WriteBatch,
@@ -370,6 +372,15 @@ fn what_is_held_for_ever_is_shown_and_holds_up_nobody() {
         engine.wait_idle().await.unwrap();
         let stats = engine.stats();
         assert_eq!((stats.pinned_tables, stats.pinned_bytes, stats.snapshots), (0, 0, 0));
+        // Dead tables that the disk does not give back are held by nobody.
+        fs.inject(Fault::new(Trouble::Io).at("sst").on(Operation::Remove));
+        fill(&engine, 5).await;
+        engine.compact_range(.., CompactionMode::Full).await.unwrap();
+        engine.wait_idle().await.unwrap();
+        let dead = fs.list(Path::new("/db/sst")).unwrap().len() - engine.stats().tables;
+        assert!(dead > 0);
+        assert_eq!((engine.stats().pinned_tables, engine.stats().pinned_bytes), (0, 0));
+        fs.heal();
         engine.shutdown().await.unwrap();
     });
 }

@@ -14,8 +14,8 @@ use nori_lsm::env::sim::{Fault, Latency, Operation, SimFs, Trouble, VirtualClock
 use nori_lsm::env::{Blocking, Env, Fs};
 use nori_lsm::observe::{Counter, Gauge, Histogram, Labels, Meter, NoopMeter, VizEvent};
 use nori_lsm::{
-    ATLLConfig, Component, Durability, Error, HealthState, Level, LsmEngine, MemtableConfig,
-    Result, WalConfig, WriteOptions,
+    ATLLConfig, Action, Component, Durability, Error, HealthState, Level, LsmEngine,
+    MemtableConfig, Result, WalConfig, WriteOptions,
 };
 use tokio::task::JoinHandle;
 use world::{History, config, in_paused_time, is_corrupt, open, read_all, use_normally};
@@ -280,6 +280,63 @@ fn a_checkpoint_in_new_directories_survives_a_power_cut() {
             assert!(!copy.recovery().created, "seed {seed}: the copy is gone");
             assert_eq!(read_all(&copy).await.unwrap(), history.now());
         }
+    });
+}
+
+#[test]
+fn a_checkpoint_that_fails_leaves_nothing_in_the_way_of_the_next() {
+    let mut failed = 0;
+    for calls in 0..200 {
+        let done = in_paused_time(async {
+            let fs = SimFs::new(1);
+            let engine = open(&fs, config()).await.unwrap();
+            let mut history = History::default();
+            history.write(&engine, History::mixed(4), Durability::Os).await.unwrap();
+            engine.flush().await.unwrap();
+            fs.inject(Fault::new(Trouble::NoSpace).at("/copy").after(calls).once());
+            let first = engine.checkpoint("/copy").await;
+            if let Err(error) = &first {
+                assert_eq!(error.action(), Action::Retry);
+                assert_eq!(fs.list(Path::new("/copy/sst")).unwrap_or_default(), []);
+                engine.checkpoint("/copy").await.unwrap();
+            }
+            fs.heal();
+            let there = ATLLConfig { data_dir: "/copy".into(), ..config() };
+            let copy = open(&fs, there).await.unwrap();
+            assert_eq!(read_all(&copy).await.unwrap(), history.now());
+            first.is_ok()
+        });
+        if done {
+            break;
+        }
+        failed += 1;
+    }
+    assert!((5..200).contains(&failed), "{failed} calls failed");
+}
+
+#[test]
+fn a_checkpoint_touches_nothing_of_others() {
+    in_paused_time(async {
+        let fs = SimFs::new(1);
+        let engine = open(&fs, config()).await.unwrap();
+        History::default().write(&engine, History::mixed(4), Durability::Os).await.unwrap();
+        engine.flush().await.unwrap();
+        let there = ATLLConfig { data_dir: "/other".into(), ..config() };
+        let other = open(&fs, there).await.unwrap();
+        for dir in ["/db", "/other"] {
+            let locked = engine.checkpoint(dir).await;
+            assert!(matches!(locked, Err(Error::Locked { .. })), "{dir}: {locked:?}");
+        }
+        let (one, two) = tokio::join!(engine.checkpoint("/twice"), engine.checkpoint("/twice"));
+        assert!(one.is_ok() != two.is_ok(), "{one:?} {two:?}");
+        // Of another kind of database: links into it fail.
+        fs.create_dir(Path::new("/stranger")).unwrap();
+        fs.overwrite(Path::new("/stranger/CURRENT"), b"MANIFEST-000001").unwrap();
+        fs.inject(Fault::new(Trouble::Io).on(Operation::HardLink));
+        let error = engine.checkpoint("/stranger").await.unwrap_err();
+        assert_eq!(error.action(), Action::Fix, "{error}");
+        assert_eq!(fs.read_all(Path::new("/stranger/CURRENT")).unwrap(), b"MANIFEST-000001");
+        other.shutdown().await.unwrap();
     });
 }
 

@@ -151,6 +151,42 @@ fn a_compaction_that_meets_damage_leaves_it_alone_from_then_on() {
     });
 }
 
+/// Damage is no failure that is worth another attempt, and does not keep a compaction on demand from what is sound.
+#[test]
+fn a_compaction_on_demand_goes_on_behind_any_number_of_damaged_tables() {
+    in_paused_time(async {
+        let fs = SimFs::new(7);
+        let mut config = ATLLConfig { l1_slot_count: 64, ..config() };
+        config.io.max_background_compactions = 1;
+        let engine = open(&fs, config).await.unwrap();
+        let write = async |round: usize| {
+            for n in 0..2000 {
+                engine.put(format!("key{n:06}"), format!("{round:040}")).await.unwrap();
+                tokio::task::yield_now().await; // the components run on this thread too
+            }
+        };
+        for round in 0..3 {
+            write(round).await;
+        }
+        engine.compact_range(.., CompactionMode::Full).await.unwrap();
+        engine.wait_idle().await.unwrap();
+        let there = tables(&fs); // one for each slot
+        let (damaged, sound) = there.split_at(there.len() / 2);
+        assert!(damaged.len() > 4, "{there:?}");
+        for path in damaged {
+            flip(&fs, path, 3);
+        }
+        write(3).await;
+        let compacted = engine.compact_range(.., CompactionMode::Full).await;
+        assert!(is_corrupt(&compacted), "{compacted:?}");
+        assert!(engine.health().damaged.len() > 4, "{:?}", engine.health());
+        engine.wait_idle().await.unwrap();
+        let left = tables(&fs);
+        assert!(sound.iter().all(|path| !left.contains(path)), "{sound:?} of {left:?}");
+        engine.shutdown().await.unwrap();
+    });
+}
+
 #[test]
 fn a_table_that_reads_well_again_leaves_the_quarantine() {
     in_paused_time(async {

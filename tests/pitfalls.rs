@@ -13,9 +13,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use nori_lsm::env::sim::{Fault, ManualClock, SimFs, Trouble, sim_env};
+use nori_lsm::env::sim::{Fault, ManualClock, Operation, SimFs, Trouble, sim_env};
 use nori_lsm::env::{Env, Fs, OsFs};
-use nori_lsm::observe::{Counter, Gauge, Histogram, Meter, NoopMeter, VizEvent};
+use nori_lsm::observe::{CompactionKind, Counter, Gauge, Histogram, Meter, NoopMeter, VizEvent};
 use nori_lsm::{
     ATLLConfig, CompactionMode, Compression, CompressionConfig, Durability, Error, FilterConfig,
     LsmEngine, MemtableConfig, RecoveryMode, ResourceConfig, SeqNo, TombstoneConfig, WalConfig,
@@ -549,6 +549,63 @@ fn events_carry_the_node_that_the_configuration_names() {
         assert!(seen.iter().any(|event| matches!(event, VizEvent::Flush { node: 42, .. })));
         assert!(seen.iter().any(|event| matches!(event, VizEvent::Compaction { node: 42, .. })));
         assert!(seen.iter().any(|event| matches!(event, VizEvent::Guard { node: 42, .. })));
+    });
+}
+
+/// A range of many slots is compacted a few at a time: each takes a thread and buffers.
+#[test]
+fn what_compact_range_asks_for_is_as_many_compactions_at_a_time_as_the_configuration_says() {
+    for limit in [1, 3] {
+        in_paused_time(async {
+            let events = Events::default();
+            let fs = SimFs::new(31);
+            let clock = nori_lsm::env::sim::VirtualClock::default();
+            let env = Env { meter: Arc::new(events.clone()), ..sim_env(&fs, clock) };
+            let mut config = ATLLConfig { l1_slot_count: 64, ..world::config() };
+            config.io.max_background_compactions = limit;
+            let engine = LsmEngine::open_in(config, env).await.unwrap();
+            fill(&engine, 2000, 3).await;
+            engine.wait_idle().await.unwrap();
+            events.0.lock().unwrap().clear();
+            engine.compact_range(.., CompactionMode::Full).await.unwrap();
+            let (mut running, mut most, mut all) = (0, 0, 0);
+            for event in &*events.0.lock().unwrap() {
+                match event {
+                    VizEvent::Compaction { kind: CompactionKind::Begun, .. } => running += 1,
+                    VizEvent::Compaction { .. } => {
+                        running -= 1;
+                        all += 1;
+                    }
+                    _ => {}
+                }
+                most = running.max(most);
+            }
+            // The policy may choose as many again.
+            assert!(most <= 2 * limit, "{most} at a time");
+            assert!(all > 20, "only {all} compactions");
+        });
+    }
+}
+
+/// Who asks for a compaction hears why there was none.
+#[test]
+fn a_compaction_on_demand_that_fails_says_why() {
+    in_paused_time(async {
+        let fs = SimFs::new(32);
+        let engine = tiny(&fs).await;
+        fill(&engine, 200, 3).await;
+        engine.flush().await.unwrap();
+        engine.wait_idle().await.unwrap();
+        for number in (0..200).step_by(3) {
+            engine.delete(&key(number)).await.unwrap();
+        }
+        engine.flush().await.unwrap();
+        fs.inject(Fault::new(Trouble::NoSpace).at("sst").on(Operation::Create));
+        let error = engine.compact_range(.., CompactionMode::Full).await.unwrap_err();
+        let full = |kind| kind == std::io::ErrorKind::StorageFull;
+        assert!(matches!(&error, Error::Io { source, .. } if full(source.kind())), "{error}");
+        fs.heal();
+        engine.compact_range(.., CompactionMode::Full).await.unwrap();
     });
 }
 

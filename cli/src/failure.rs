@@ -51,7 +51,7 @@ impl fmt::Display for Failure {
 
 fn advice(error: &Error) -> &'static str {
     match error.action() {
-        Action::Retry => "nothing was done: try again",
+        Action::Retry => "try again",
         Action::CheckThenRetry => "it may have been done: look before you try again",
         Action::Reopen => "start the command again",
         Action::Restore => "restore the database from a copy, or see `nori repair --dry-run`",

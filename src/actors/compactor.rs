@@ -25,8 +25,8 @@ use crate::view::Tree;
 pub(crate) enum Msg {
     /// Run a plan; the lease ends with it.
     Run(Box<Plan>, WorkLease),
-    /// A plan came to its end.
-    Finished(Box<Outcome>, WorkLease),
+    /// A plan came to its end; why, if it failed and is worth another attempt.
+    Finished(Box<Outcome>, Option<Error>, WorkLease),
 }
 
 #[derive(Debug)]
@@ -62,8 +62,8 @@ impl Actor for Compactor {
                 start(shared, myself, *plan, lease);
                 Ok(())
             }
-            Msg::Finished(outcome, lease) => {
-                shared.routes.scheduler.ring(scheduler::Msg::Done(outcome, lease));
+            Msg::Finished(outcome, cause, lease) => {
+                shared.routes.scheduler.ring(scheduler::Msg::Done(outcome, cause, lease));
                 Ok(())
             }
         }
@@ -75,23 +75,23 @@ fn start(shared: &Arc<Shared>, myself: ActorRef<Msg>, plan: Plan, lease: WorkLea
     let shared = Arc::clone(shared);
     tokio::spawn(async move {
         let start = shared.now();
-        let result = match run(&shared, &plan).await {
+        let (result, cause) = match run(&shared, &plan).await {
             Ok(done) => {
                 shared.health.works(Trouble::Compaction);
-                done
+                (done, None)
             }
-            Err(Error::Closed) => Done::Failed, // cancelled: the engine goes down
-            Err(error) if shared.quarantine.note(&error) => Done::Failed, // left alone from now on
+            Err(Error::Closed) => (Done::Failed, None), // cancelled: the engine goes down
+            Err(error) if shared.quarantine.note(&error) => (Done::Failed, None), // left alone from now on
             Err(error) => {
                 tracing::warn!(%error, action = plan.action.name(), "a plan failed");
                 shared.health.failing(Trouble::Compaction, &error, shared.now());
-                Done::Failed
+                (Done::Failed, Some(error))
             }
         };
         let now = shared.now();
         let outcome = Outcome { plan, result: timed(result, now.saturating_sub(start)), now };
         // Without a compactor the lease ends here, and the scheduler is told by that.
-        drop(myself.cast(Msg::Finished(Box::new(outcome), lease)));
+        drop(myself.cast(Msg::Finished(Box::new(outcome), cause, lease)));
     });
 }
 
@@ -136,6 +136,9 @@ async fn metadata(shared: &Arc<Shared>, change: Change) -> Result<Done> {
 
 async fn admit(shared: &Arc<Shared>, run: RunId) -> Result<Done> {
     let done = metadata(shared, Box::new(move |version| version.admission(run))).await?;
+    if done == Done::Nothing {
+        return Ok(done);
+    }
     let slots = shared.views.load().version().level(Level(1)).map_or(0, |level| level.slots.len());
     shared.store.emit(VizEvent::Admission { node: shared.config.node_id, slots });
     Ok(done)
@@ -204,7 +207,7 @@ fn job(
         target,
         snapshots: shared.live_snapshots(),
         compression: codecs.levels,
-        bytes_per_s: shared.config.io.rate_limit_mb_s.map(|megabytes| megabytes * 1_000_000),
+        pace: shared.pace.clone(),
     };
     if tree.version.deepest().is_none_or(|deepest| job.output_level() >= deepest) {
         job.compression = codecs.last;

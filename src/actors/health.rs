@@ -8,6 +8,7 @@ use serde::Serialize;
 use tokio::sync::watch;
 
 use super::Component;
+use crate::error::Error;
 use crate::quarantine::DamagedTable;
 
 /// How an engine is. See [`LsmEngine::health`](crate::LsmEngine::health).
@@ -46,7 +47,7 @@ pub enum HealthState {
 /// What happened to one component.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct ComponentHealth {
-    /// How often it was started again.
+    /// How often it died, and was or will be started again.
     pub restarts: u32,
     /// Why it died last.
     pub last_error: String,
@@ -117,7 +118,7 @@ impl HealthBoard {
     }
 
     /// Something failed and will be tried again.
-    pub(crate) fn failing(&self, trouble: Trouble, error: &crate::Error, now: Duration) {
+    pub(crate) fn failing(&self, trouble: Trouble, error: &Error, now: Duration) {
         self.change(|causes| {
             let cause = || (format!("{trouble:?}: {error}"), now);
             causes.troubles.entry(trouble).or_insert_with(cause);
@@ -156,6 +157,17 @@ impl HealthBoard {
 
     fn causes(&self) -> MutexGuard<'_, Causes> {
         self.causes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A component that was given up and has not been started again, and why. What the scrubber does, nobody waits for.
+    pub(crate) fn down(&self) -> Option<Error> {
+        let causes = self.causes();
+        let awaited = |component: &Component| *component != Component::Scrubber;
+        let down = causes.down.iter().find(|(component, _)| awaited(component));
+        down.map(|(component, (reason, _))| Error::Unavailable {
+            component: component.name(),
+            reason: reason.clone(),
+        })
     }
 
     pub(crate) fn restarted(&self, component: Component, reason: &str) -> u32 {
@@ -212,7 +224,6 @@ impl HealthBoard {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Error;
 
     #[test]
     fn a_trouble_is_over_when_that_very_thing_works_again() {

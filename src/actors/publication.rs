@@ -143,7 +143,7 @@ impl World {
             target: Target::Here,
             snapshots: Vec::new(),
             compression: Compression::None,
-            bytes_per_s: None,
+            pace: None,
         };
         let outputs = job.run(&Cancel::default()).unwrap().outputs;
         let run = self.shared.store.new_run_id();

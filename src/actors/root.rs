@@ -1,4 +1,5 @@
-//! The root: starts the components, starts them again when they die, and stops them in order. It does no I/O.
+//! The root: starts the components, starts them again when they die, and stops them in order. It touches the disk only at the end, to
+//! record the last version.
 //!
 //! Hears: the death of every child; `Shutdown`, `Abandon`, `Resume`, `Kill` from the handle; `Restart` from its own timers.
 //! Owns: the children, and the ledger of their deaths.

@@ -4,7 +4,7 @@
 //! handle. Sends: plans to compactors. Loses on restart: what the policy has learned beyond what the manifest records, and
 //! compactions on demand, whose callers are told.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -17,10 +17,9 @@ use super::routes::Route;
 use super::shared::Shared;
 use super::timer::{Timer, send_after};
 use super::{compactor, manifest_keeper};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::observe::VizEvent;
-use crate::policy::{BacklogLoad, Busy, Done, FullCompaction, Load, Outcome, Plan, Policy};
-use crate::quarantine::Quarantine;
+use crate::policy::{BacklogLoad, Busy, FullCompaction, Lane, Load, Outcome, Plan, Policy};
 use crate::types::{KeyRange, SeqNo, SlotId, u64_of};
 use crate::version::{EditOp, Version};
 
@@ -30,15 +29,15 @@ const TICK: Duration = Duration::from_secs(1);
 const PLANS: usize = 64;
 /// Ticks between two records of the heat of slots in the manifest.
 const RECORD_HEAT: u32 = 60;
-/// Failures of one compaction on demand before its caller is told.
+/// Failures of a slot's compaction on demand, one after the other, before its caller is told.
 const PATIENCE: u32 = 3;
 
 #[derive(Debug)]
 pub(crate) enum Msg {
     /// There may be work.
     Wake,
-    /// A plan came to its end.
-    Done(Box<Outcome>, WorkLease),
+    /// A plan came to its end; why, if it failed and is worth another attempt.
+    Done(Box<Outcome>, Option<Error>, WorkLease),
     /// Look at the load.
     Tick,
     /// Bring a key range down into the last level.
@@ -60,8 +59,19 @@ pub(crate) struct State {
 #[derive(Debug)]
 struct Demand {
     work: FullCompaction,
-    failures: u32,
+    /// Slots that are being compacted for it.
+    running: BTreeSet<SlotId>,
+    /// How often that failed in a row, and why at first.
+    failures: BTreeMap<SlotId, (u32, Error)>,
     reply: oneshot::Sender<Result<()>>,
+}
+
+impl Demand {
+    /// Why it is not tried again.
+    fn given_up(&self) -> Option<Error> {
+        let mut failures = self.failures.values();
+        failures.find(|(times, _)| *times >= PATIENCE).map(|(_, cause)| cause.clone())
+    }
 }
 
 #[derive(Debug)]
@@ -95,8 +105,8 @@ impl Actor for Scheduler {
         state.shared.chaos.strike(super::Component::Scheduler)?;
         match message {
             Msg::Wake => {}
-            Msg::Done(outcome, lease) => {
-                learn(state, &outcome);
+            Msg::Done(outcome, cause, lease) => {
+                learn(state, &outcome, cause.as_ref());
                 drop(lease); // rings: the slots are free again
             }
             Msg::Tick => {
@@ -110,7 +120,8 @@ impl Actor for Scheduler {
             Msg::Compact(range, reply) => {
                 let view = state.shared.views.load();
                 let work = FullCompaction::begin(view.version(), range);
-                state.demands.push(Demand { work, failures: 0, reply });
+                let (running, failures) = (BTreeSet::new(), BTreeMap::new());
+                state.demands.push(Demand { work, running, failures, reply });
             }
         }
         plan(state);
@@ -174,11 +185,18 @@ fn record_heat(shared: &Arc<Shared>, ops: Vec<EditOp>) {
     });
 }
 
-fn learn(state: &mut State, outcome: &Outcome) {
+fn learn(state: &mut State, outcome: &Outcome, cause: Option<&Error>) {
     state.policy.reward(outcome);
-    if outcome.result == Done::Failed {
-        for demand in &mut state.demands {
-            demand.failures += 1;
+    let slot = &outcome.plan.slot;
+    for demand in &mut state.demands {
+        if outcome.plan.lane != Lane::Asked || !demand.running.remove(slot) {
+            continue;
+        }
+        match cause {
+            Some(cause) => {
+                demand.failures.entry(slot.clone()).or_insert((0, cause.clone())).0 += 1;
+            }
+            None => drop(demand.failures.remove(slot)),
         }
     }
 }
@@ -211,7 +229,7 @@ fn plan(state: &mut State) {
     let mut plans = with_load(&shared, |load| {
         let debt = state.policy.debt(load.version, load.damaged);
         shared.debt.store(debt, Ordering::Relaxed);
-        let demanded = demanded(&mut state.demands, load, &busy, &shared.quarantine);
+        let demanded = demanded(&mut state.demands, load, &busy, &shared);
         let mut taken = busy.clone();
         taken.extend(demanded.iter().map(|plan| Busy::of(plan, load.version)));
         let mut plans = demanded;
@@ -224,45 +242,59 @@ fn plan(state: &mut State) {
         shared.notify();
     }
     for (touches, plan) in plans.drain(..) {
-        if let Some(route) = shared.routes.compactors.get(plan.level.index())
-            // One that is down would give the work back at once, to be planned again at once. The root tells when it is up.
-            && route.is_up()
-        {
+        if let Some(route) = shared.compactor(plan.level) {
             start(&shared, route, plan, touches);
         }
     }
 }
 
-/// Plans of compactions on demand; those that have none left are answered.
+/// Plans of compactions on demand, as many at a time as the policy may choose; those that have none left are answered.
 ///
 /// What needs no damaged table is done first; a demand that is left with nothing else gets the damage for an answer.
 fn demanded(
     demands: &mut Vec<Demand>,
     load: &Load<'_>,
     busy: &[Busy],
-    quarantine: &Quarantine,
+    shared: &Shared,
 ) -> Vec<Plan> {
+    let limit = shared.config.io.max_background_compactions;
     let mut plans = Vec::new();
     let mut taken = busy.to_vec();
-    for demand in std::mem::take(demands) {
-        let wanted = demand.work.next(load.version, &taken);
-        let blocked = !taken.is_empty();
+    let (mut waiting, mut served) = (Vec::new(), Vec::new());
+    for mut demand in std::mem::take(demands) {
+        let wanted = demand.work.wanted(load.version);
         let is_stuck = |plan: &Plan| plan.reads(load.version).any(|t| load.damaged.contains(&t));
-        let (stuck, next): (Vec<_>, Vec<_>) = wanted.into_iter().partition(is_stuck);
-        let damage = quarantine.first_of(stuck.iter().flat_map(|plan| plan.reads(load.version)));
-        if let Some(damage) = damage.filter(|_| next.is_empty() && !blocked) {
-            drop(demand.reply.send(Err(damage.error())));
-        } else if demand.failures >= PATIENCE {
-            let error = crate::Error::Interrupted { component: "compaction" };
-            drop(demand.reply.send(Err(error)));
-        } else if stuck.is_empty() && next.is_empty() && !blocked {
-            drop(demand.reply.send(Ok(())));
-        } else {
-            taken.extend(next.iter().map(|plan| Busy::of(plan, load.version)));
-            plans.extend(next);
-            demands.push(demand);
+        let (stuck, sound): (Vec<_>, Vec<_>) = wanted.into_iter().partition(is_stuck);
+        let read = stuck.iter().flat_map(|plan| plan.reads(load.version));
+        let answer = match shared.quarantine.first_of(read) {
+            _ if stuck.is_empty() && sound.is_empty() => Some(Ok(())),
+            Some(damage) if sound.is_empty() => Some(Err(damage.error())),
+            _ => demand.given_up().map(Err),
+        };
+        if let Some(answer) = answer {
+            drop(demand.reply.send(answer));
+            continue;
         }
+        let before = plans.len();
+        for plan in sound {
+            let running = taken.iter().filter(|busy| busy.is_asked_for()).count();
+            let touches = Busy::of(&plan, load.version);
+            let has_place = !plan.action.is_heavy() || running < limit;
+            if has_place
+                && shared.compactor(plan.level).is_some()
+                && !touches.conflicts_with_any(&taken)
+            {
+                demand.running.insert(plan.slot.clone());
+                taken.push(touches);
+                plans.push(plan);
+            }
+        }
+        // They take turns.
+        let queue = if plans.len() > before { &mut served } else { &mut waiting };
+        queue.push(demand);
     }
+    demands.append(&mut waiting);
+    demands.append(&mut served);
     plans
 }
 

@@ -11,14 +11,15 @@ use tokio::sync::{Notify, oneshot, watch};
 use super::busy::BusyBoard;
 use super::health::{HealthBoard, HealthState};
 use super::manifest_keeper::Desk;
-use super::routes::Routes;
+use super::routes::{Route, Routes};
 use super::scrubber::Scrub;
-use super::{manifest_keeper, memtable_owner, scheduler, wal_writer};
+use super::{compactor, manifest_keeper, memtable_owner, scheduler, wal_writer};
 use crate::commit::{Commits, Gate, Valve};
 use crate::config::ATLLConfig;
 use crate::env::Env;
 use crate::error::{Error, Result};
 use crate::jobs::Cancel;
+use crate::jobs::pace::Pace;
 use crate::ledger::MemoryLedger;
 use crate::memtable::Memtable;
 use crate::observe::EngineMetrics;
@@ -29,7 +30,7 @@ use crate::stats::{Pressure, Totals};
 use crate::storage::manifest::ManifestLog;
 use crate::storage::store::Store;
 use crate::storage::table::Table;
-use crate::types::{FileId, SeqNo, u64_of};
+use crate::types::{FileId, Level, SeqNo, u64_of};
 use crate::version::{EditOp, Version};
 use crate::view::Views;
 
@@ -68,6 +69,8 @@ pub(crate) struct Shared {
     /// Told whenever something changed that somebody may wait for.
     pub(crate) changed: Arc<Notify>,
     pub(crate) cancel: Cancel,
+    /// How fast compactions may write, if there is a limit.
+    pub(crate) pace: Option<Arc<Pace>>,
     /// Counts published versions.
     pub(crate) generation: AtomicU64,
     /// The generation for which the scheduler found nothing to do.
@@ -135,6 +138,7 @@ impl Shared {
         };
         let quarantine =
             Quarantine::new(Arc::clone(&store), Arc::clone(&views), config.node_id, on_change);
+        let rate = config.io.rate_limit_mb_s.map(|megabytes| megabytes * 1_000_000);
         Arc::new(Self {
             metrics: EngineMetrics::new(&*store.env().meter),
             config,
@@ -158,6 +162,7 @@ impl Shared {
             collected: AtomicU64::new(0),
             changed,
             cancel: Cancel::default(),
+            pace: rate.map(|rate| Arc::new(Pace::new(rate))),
             generation: AtomicU64::new(1),
             settled: AtomicU64::new(0),
             debt: AtomicU64::new(0),
@@ -177,6 +182,12 @@ impl Shared {
 
     pub(crate) fn now(&self) -> Duration {
         self.env().clock.now()
+    }
+
+    /// The compactor of a level. None while it is down: it would give the work back at once, to be planned again at once. The root
+    /// tells when it is up.
+    pub(crate) fn compactor(&self, level: Level) -> Option<&Route<compactor::Msg>> {
+        self.routes.compactors.get(level.index()).filter(|route| route.is_up())
     }
 
     /// What compaction reads old versions for, and flushes too.

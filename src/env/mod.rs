@@ -1,4 +1,4 @@
-//! The seam to the world: files, clock, meter, seed. Nothing in the crate touches the disk or reads the time but through an [`Env`].
+//! The seam to the world: files, clock, meter. Nothing in the crate touches the disk or reads the time but through an [`Env`].
 //!
 //! [`OsFs`] and [`SystemClock`] are the real thing; the feature `sim` has a disk that forgets and a clock that is turned by hand.
 

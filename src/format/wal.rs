@@ -16,8 +16,8 @@ use bytes::Bytes;
 
 use crate::batch::WriteOp;
 use crate::error::Damage;
-use crate::format::checksum;
 use crate::format::coding::{Reader, put_vu32};
+use crate::format::{Unreadable, checksum};
 use crate::types::{FileId, NUMBERS_END, SeqNo, ValueKind, usize_of};
 
 const MAGIC: &[u8; 8] = b"NORIWAL1";
@@ -70,10 +70,10 @@ impl SegmentHeader {
     }
 
     /// Decodes the header of segment `segment`.
-    pub(crate) fn decode(bytes: &[u8], segment: FileId) -> Result<Self, Damage> {
+    pub(crate) fn decode(bytes: &[u8], segment: FileId) -> Result<Self, Unreadable> {
         let mut reader = Reader::new(bytes);
         let covered = bytes.get(..HEADER_LEN - 4).unwrap_or_default();
-        let damaged = |offset, expected| Err(Damage { offset, expected });
+        let damaged = |offset, expected| Err(Damage { offset, expected }.into());
         if reader.bytes(8, "log magic")? != MAGIC {
             return damaged(0, "log magic");
         }
@@ -90,7 +90,7 @@ impl SegmentHeader {
             return damaged(44, "log header checksum");
         }
         if format != FORMAT {
-            return damaged(40, "log format 1");
+            return Err(Unreadable::Unsupported("format version of a log segment"));
         }
         if header.segment != segment {
             return damaged(8, "number of this segment");
@@ -402,7 +402,8 @@ mod tests {
         for bit in 0..HEADER_LEN * 8 {
             let mut bytes = header.encode();
             bytes[bit / 8] ^= 1 << (bit % 8);
-            assert!(SegmentHeader::decode(&bytes, FileId(12)).is_err(), "bit {bit}");
+            let found = SegmentHeader::decode(&bytes, FileId(12));
+            assert!(matches!(found, Err(Unreadable::Damaged(_))), "bit {bit}");
         }
     }
 
@@ -426,7 +427,8 @@ mod tests {
         for number in [12, 13, u64::MAX] {
             let previous = Previous { segment: FileId(number), ..Previous::default() };
             let header = SegmentHeader { segment: FileId(12), previous };
-            let damage = SegmentHeader::decode(&header.encode(), FileId(12)).unwrap_err();
+            let found = SegmentHeader::decode(&header.encode(), FileId(12));
+            let Err(Unreadable::Damaged(damage)) = found else { unreachable!("{found:?}") };
             assert_eq!(damage.offset, 16, "a segment follows an earlier one");
         }
         let mut body = [0; BODY_HEADER_LEN];

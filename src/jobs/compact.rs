@@ -6,6 +6,7 @@ use crate::config::Compression;
 use crate::error::{Error, Result};
 use crate::jobs::Cancel;
 use crate::jobs::output::{OutputPlan, Outputs, write_tables};
+use crate::jobs::pace::Pace;
 use crate::jobs::retain::Retain;
 use crate::merge::Merge;
 use crate::storage::store::Store;
@@ -34,7 +35,7 @@ pub(crate) struct CompactJob {
     pub(crate) target: Target,
     pub(crate) snapshots: Vec<SeqNo>,
     pub(crate) compression: Compression,
-    pub(crate) bytes_per_s: Option<u64>,
+    pub(crate) pace: Option<Arc<Pace>>,
 }
 
 /// What a compaction wrote.
@@ -72,7 +73,7 @@ impl CompactJob {
             level,
             compression: self.compression,
             guards: guards.into_iter().flatten().collect(),
-            bytes_per_s: self.bytes_per_s,
+            pace: self.pace,
             tombstones_since_s: tombstones.min().unwrap_or(0),
         };
         let base = BaseCheck::new(version, &self.slot, &self.runs);

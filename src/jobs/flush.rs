@@ -34,7 +34,7 @@ impl FlushJob {
             level: Level::L0,
             compression: self.compression,
             guards: guards.into_iter().flatten().collect(),
-            bytes_per_s: None, // a slow flush would hold up writers
+            pace: None, // a slow flush would hold up writers
             tombstones_since_s: 0,
         };
         let mut retain = Retain::new(self.snapshots, self.store.env().clock.wall_ms(), None);

@@ -4,6 +4,7 @@ pub(crate) mod checkpoint;
 pub(crate) mod compact;
 pub(crate) mod flush;
 pub(crate) mod output;
+pub(crate) mod pace;
 pub(crate) mod recover;
 pub(crate) mod repair;
 pub(crate) mod retain;

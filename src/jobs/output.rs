@@ -9,6 +9,7 @@ use crate::config::Compression;
 use crate::cursor::{Cursor, Stop};
 use crate::error::{Error, Result};
 use crate::jobs::Cancel;
+use crate::jobs::pace::Pace;
 use crate::jobs::retain::{Fate, Retain};
 use crate::storage::store::Store;
 use crate::storage::table_writer::TableWriter;
@@ -20,6 +21,12 @@ use crate::version::{TableMeta, TableSlice};
 const FILE_BYTES: u64 = 64 << 20;
 /// Entries between two looks at the cancel flag and the rate limit.
 const STRIDE: usize = 1024;
+/// And bytes of keys and values.
+const STRIDE_BYTES: usize = 1 << 20;
+/// Bytes of a file that are counted at once: whoever writes waits for others by what it writes, not by how often it looks.
+const PACED_BYTES: u64 = 256 << 10;
+/// Longest pause between two looks at the cancel flag.
+const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 
 /// How the outputs are to be written.
 #[derive(Clone, Debug)]
@@ -28,8 +35,8 @@ pub(crate) struct OutputPlan {
     pub(crate) compression: Compression,
     /// Keys at which a section must end, ascending.
     pub(crate) guards: Vec<Bytes>,
-    /// Bytes per second that may be written.
-    pub(crate) bytes_per_s: Option<u64>,
+    /// How fast the outputs may be written, if not as fast as can be.
+    pub(crate) pace: Option<Arc<Pace>>,
     /// When the oldest tombstone of the inputs was written, in seconds since the Unix epoch; 0: now.
     pub(crate) tombstones_since_s: u32,
 }
@@ -124,12 +131,13 @@ impl OutputRun<'_> {
         cancel: &Cancel,
     ) -> Result<()> {
         waiting(cursor.rewind())?;
-        let mut entries = 0_usize;
+        let (mut entries, mut bytes) = (0_usize, 0_usize);
         let mut last_key = Vec::new();
         while let Some(entry) = cursor.entry() {
-            if entries.is_multiple_of(STRIDE) {
+            if entries.is_multiple_of(STRIDE) || bytes >= STRIDE_BYTES {
                 cancel.check()?;
-                self.pace();
+                self.pace(PACED_BYTES, cancel)?;
+                bytes = 0;
             }
             entries += 1;
             if let Fate::Keep(kind) = retain.judge(entry) {
@@ -142,12 +150,14 @@ impl OutputRun<'_> {
                 let value = if kind == ValueKind::Delete { Bytes::new() } else { cursor.value() };
                 let writer = self.writer()?;
                 writer.add(entry.key, entry.seq, kind, &value)?;
+                bytes += entry.key.len() + value.len();
                 let memory = u64_of(writer.memory());
                 self.buffers.set(memory);
             }
             waiting(cursor.advance())?;
         }
-        self.finish_table()
+        self.finish_table()?;
+        self.pace(1, cancel)
     }
 
     fn writer(&mut self) -> Result<&mut TableWriter> {
@@ -192,16 +202,26 @@ impl OutputRun<'_> {
         Ok(())
     }
 
-    /// Waits until the bytes written since the last call fit the rate limit.
-    fn pace(&mut self) {
-        let Some(rate) = self.plan.bytes_per_s else { return };
+    /// Waits until what was written since the last time fits the rate limit, if it is `least` bytes or more.
+    fn pace(&mut self, least: u64, cancel: &Cancel) -> Result<()> {
+        let Some(pace) = &self.plan.pace else { return Ok(()) };
         let open = self.writer.as_ref().map_or(0, TableWriter::bytes_written);
         let total = open + self.done.iter().map(|table| table.file_bytes).sum::<u64>();
         let fresh = total.saturating_sub(self.paced);
+        if fresh < least {
+            return Ok(());
+        }
         self.paced = total;
-        let wait = Duration::from_micros(fresh.saturating_mul(1_000_000) / rate.max(1));
-        self.throttled += wait;
-        self.store.env().pause(wait);
+        let env = self.store.env();
+        let mut left = pace.wrote(fresh, env.clock.now());
+        self.throttled += left;
+        while !left.is_zero() {
+            cancel.check()?;
+            let pause = left.min(LONGEST_PAUSE);
+            env.pause(pause);
+            left -= pause;
+        }
+        Ok(())
     }
 
     fn abandon(&mut self) {

@@ -56,7 +56,8 @@ pub struct RecoveryReport {
     pub torn_tail: Option<(PathBuf, u64)>,
     /// Damage that [`RecoveryMode::SalvagePrefix`] was asked to step over: everything logged after it is dropped.
     pub salvaged: Option<String>,
-    /// Log segments behind the end of the log whose writes are dropped: none of them was known to be on disk.
+    /// Log segments behind the end of the log whose writes are dropped: none of them was known to be on disk, unless
+    /// [`salvaged`](Self::salvaged) says so.
     pub segments_dropped: usize,
     /// Files that nothing named and that were removed.
     pub orphans_removed: usize,

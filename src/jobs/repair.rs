@@ -127,12 +127,13 @@ impl fmt::Display for RepairReport {
 /// Cost: reads everything; writes what is damaged anew, or, without a manifest, everything. Holds the log in memory.
 ///
 /// # Errors
-/// [`Error::Locked`]; [`Error::Io`] if there is no database, or a directory cannot be read, or something cannot be written.
+/// [`Error::Locked`]; [`Error::Io`] if there is no database, or a directory cannot be read, or something cannot be written;
+/// [`Error::Unsupported`] if a newer version wrote it.
 pub async fn repair(config: &ATLLConfig, env: &Env) -> Result<RepairReport> {
     on_disk(config, env, Mode::Repair).await
 }
 
-/// What [`repair`] would do. Changes no byte.
+/// What [`repair`] would do. Changes no byte; a file `LOCK` comes to be if there is none.
 ///
 /// # Errors
 /// As for [`repair`].
@@ -375,7 +376,7 @@ impl Work<'_> {
             level,
             compression: self.config.compression.last,
             guards: below.into_iter().flat_map(|level| level.guards().cloned()).collect(),
-            bytes_per_s: None,
+            pace: None,
             tombstones_since_s: 0,
         };
         let mut retain = Retain::new(Vec::new(), self.env.clock.wall_ms(), None);

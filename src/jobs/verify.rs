@@ -63,12 +63,13 @@ impl fmt::Display for VerifyReport {
     }
 }
 
-/// Checks the database in [`ATLLConfig::data_dir`] that no engine has open: manifest, log and every table. Changes no byte.
+/// Checks the database in [`ATLLConfig::data_dir`] that no engine has open: manifest, log and every table. Changes no byte of it;
+/// a file `LOCK` comes to be if there is none.
 ///
 /// Cost: reads everything once, and holds the log in memory.
 ///
 /// # Errors
-/// [`Error::Locked`]; [`Error::Io`], also if there is no database. Damage is no error: it stands in the report.
+/// [`Error::Locked`]; [`Error::Io`], also if there is no database; [`Error::Unsupported`]. Damage is no error: it stands in the report.
 pub async fn verify(config: &ATLLConfig, env: &Env) -> Result<VerifyReport> {
     config.validate()?;
     let (world, config) = (env.clone(), config.clone());

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 
 use super::bandit::{Kind, Temperature};
-use super::{Busy, Lane, Plan, PlanAction, fanout};
+use super::{Lane, Plan, PlanAction, fanout};
 use crate::types::{FileId, KeyRange, Level, SeqNo, SlotId};
 use crate::version::{Run, RunId, Slot, Version};
 
@@ -28,24 +28,9 @@ impl FullCompaction {
         Self { range, target: deepest, since: version.next_file, upto: version.last_seq }
     }
 
-    /// The next plans, none of which conflicts with `busy`; run them and ask again.
-    ///
-    /// The compaction is done when there are none for a version while nothing is busy.
-    pub(crate) fn next(&self, version: &Version, busy: &[Busy]) -> Vec<Plan> {
-        let mut taken = busy.to_vec();
-        let mut picked = Vec::new();
-        for plan in self.wanted(version) {
-            let touches = Busy::of(&plan, version);
-            if !taken.iter().any(|other| other.conflicts(&touches)) {
-                taken.push(touches);
-                picked.push(plan);
-            }
-        }
-        picked
-    }
-
-    /// Work of the uppermost level that still holds some; what is full below goes first.
-    fn wanted(&self, version: &Version) -> Vec<Plan> {
+    /// The next plans, of the uppermost level that still holds something of it; what is full below goes first. Run those that do not
+    /// conflict, and ask again. It is done when there are none.
+    pub(crate) fn wanted(&self, version: &Version) -> Vec<Plan> {
         if let Some(oldest) = version.l0_runs().last() {
             let due = version.l0_runs().iter().any(|run| self.is_due(version, run));
             let full = self.full_slots(version, Level(1), &KeyRange::all());
@@ -146,7 +131,7 @@ fn plan(slot: SlotId, action: PlanAction, bytes: u64) -> Plan {
         action,
         level: slot.level,
         slot,
-        lane: Lane::Mandatory,
+        lane: Lane::Asked,
         bytes,
         gain: 1.0,
         cost: 1.0,

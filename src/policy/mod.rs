@@ -57,6 +57,8 @@ pub(crate) enum Lane {
     Metadata,
     /// Something waits for it: a slot is full, or a deadline has passed.
     Mandatory,
+    /// Somebody asked for it: it is no choice of the policy.
+    Asked,
     /// Worth more than it costs.
     Chosen,
     /// Worth it while nothing else is to be done.
@@ -160,7 +162,18 @@ pub(crate) struct Busy {
     range: KeyRange,
     admits: bool,
     moves_guards: bool,
-    heavy: bool,
+    counts: Counts,
+}
+
+/// Which number of compactions at a time a plan counts for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Counts {
+    /// None: it moves no byte.
+    Not,
+    /// Those that the policy chose.
+    Chosen,
+    /// Those that were asked for.
+    Asked,
 }
 
 impl Busy {
@@ -187,8 +200,22 @@ impl Busy {
             let other = SlotId { level, start: guard.clone() };
             range.end = version.slot(&other).and_then(|(range, _)| range.end);
         }
-        let heavy = plan.action.is_heavy();
-        Self { levels: (level, deepest), range, admits, moves_guards, heavy }
+        let counts = match plan.lane {
+            _ if !plan.action.is_heavy() => Counts::Not,
+            Lane::Asked => Counts::Asked,
+            Lane::Metadata | Lane::Mandatory | Lane::Chosen | Lane::Idle => Counts::Chosen,
+        };
+        Self { levels: (level, deepest), range, admits, moves_guards, counts }
+    }
+
+    /// Whether it cannot run at the same time as one of `others`.
+    pub(crate) fn conflicts_with_any(&self, others: &[Self]) -> bool {
+        others.iter().any(|other| other.conflicts(self))
+    }
+
+    /// Whether it is a compaction that somebody asked for.
+    pub(crate) fn is_asked_for(&self) -> bool {
+        self.counts == Counts::Asked
     }
 
     /// Whether both cannot run at the same time.
@@ -320,7 +347,7 @@ impl Policy {
     /// Work that may start now: conflicts neither with `busy` nor with each other, best first, at most `free` plans.
     ///
     /// Plans that move bytes are at most [`max_background_compactions`](crate::IoConfig::max_background_compactions)
-    /// together with those that are busy; let `free` be larger, so that metadata never waits for them.
+    /// together with those of its choice that are busy; let `free` be larger, so that metadata never waits for them.
     pub(crate) fn plan(&mut self, load: &Load<'_>, busy: &[Busy], free: usize) -> Vec<Plan> {
         self.shapes.refresh(load.version, &self.config);
         let mut plans = self.candidates(load);
@@ -330,7 +357,7 @@ impl Policy {
         plans.sort_by(|a, b| order(a).cmp(&order(b)).then(b.index.total_cmp(&a.index)));
         self.explore(load, &mut plans);
         let limit = self.config.io.max_background_compactions;
-        let mut heavy = busy.iter().filter(|busy| busy.heavy).count();
+        let mut heavy = busy.iter().filter(|busy| busy.counts == Counts::Chosen).count();
         let mut taken: Vec<Busy> = busy.to_vec();
         let mut picked = Vec::new();
         for plan in plans {
@@ -342,7 +369,7 @@ impl Policy {
             if touches.moves_guards && taken.iter().any(|other| other.moves_guards) {
                 continue; // one at a time: the next may find its level cut finely enough
             }
-            if taken.iter().any(|other| other.conflicts(&touches)) {
+            if touches.conflicts_with_any(&taken) {
                 // What is urgent and blocked keeps its place free, or smaller work would keep it out for ever.
                 if touches.moves_guards || plan.lane == Lane::Mandatory {
                     taken.push(Busy { moves_guards: false, ..touches });

@@ -16,6 +16,7 @@ use bytes::Bytes;
 use crate::batch::WriteOp;
 use crate::env::{Fs, ReadFile, WriteFile};
 use crate::error::{Error, IoContext, Result};
+use crate::format::Unreadable;
 use crate::format::wal::{
     BodyHeader, FRAME_HEADER_LEN, Frame, FrameEncoder, FrameHeader, HEADER_LEN, Previous,
     SegmentHeader,
@@ -269,7 +270,8 @@ impl SegmentReader {
     /// Judges the header.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] if it is damaged: frames behind it hold, so it had been written.
+    /// [`Error::Corrupt`] if it is damaged: frames behind it hold, so it had been written. [`Error::Unsupported`] if it is whole and
+    /// of a newer format.
     pub(crate) fn opening(&mut self) -> Result<Opening> {
         let front = usize_of(self.size).min(HEADER_LEN);
         let bytes = self.bytes(0, front)?;
@@ -279,10 +281,11 @@ impl SegmentReader {
         match SegmentHeader::decode(&bytes, self.id) {
             Ok(header) => Ok(Opening::Begun(header)),
             // Whole, but of another number: a file under a wrong name. One that is cut short ends there too.
-            Err(damage) if damage.offset == 8 && front == HEADER_LEN => {
+            Err(Unreadable::Damaged(damage)) if damage.offset == 8 && front == HEADER_LEN => {
                 Err(damage.of(&self.path, 0))
             }
-            Err(_) => self.unless_frame_follows(Opening::Torn),
+            Err(newer @ Unreadable::Unsupported(_)) => Err(newer.of(&self.path, 0)),
+            Err(Unreadable::Damaged(_)) => self.unless_frame_follows(Opening::Torn),
         }
     }
 
@@ -739,6 +742,14 @@ mod tests {
             let mut bytes = whole.clone();
             bytes[spoiled] ^= 1;
             assert!(matches!(opening(&bytes), Err(Error::Corrupt { offset: 0, .. })));
+        }
+        let mut newer = whole;
+        newer[HEADER_LEN - 8] = 2;
+        let crc = crc32c::crc32c(&newer[..HEADER_LEN - 4]).to_le_bytes();
+        newer[HEADER_LEN - 4..HEADER_LEN].copy_from_slice(&crc);
+        for len in [HEADER_LEN, newer.len()] {
+            let found = opening(&newer[..len]);
+            assert!(matches!(found, Err(Error::Unsupported { .. })), "{found:?}");
         }
     }
 }

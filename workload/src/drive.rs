@@ -43,10 +43,20 @@ pub async fn drive<S: Store>(store: &S, workload: &Workload) -> Result<(Duration
     let clients = (0..workload.clients).map(client);
     let begun = Instant::now();
     let times = match S::STYLE {
+        Style::Futures => here_if_alone(clients).await?,
         Style::Tasks => on_tasks(clients).await?,
         Style::Threads => on_threads(clients)?,
     };
     Ok((begun.elapsed(), times))
+}
+
+async fn here_if_alone<S: Store>(
+    mut clients: impl ExactSizeIterator<Item = Client<S>>,
+) -> Result<Times> {
+    match clients.next() {
+        Some(alone) if clients.len() == 0 => alone.run().await,
+        first => on_tasks(first.into_iter().chain(clients)).await,
+    }
 }
 
 async fn on_tasks<S: Store>(clients: impl Iterator<Item = Client<S>>) -> Result<Times> {

@@ -30,7 +30,7 @@ pub fn config(options: &Options) -> ATLLConfig {
 }
 
 impl Store for Nori {
-    const STYLE: Style = Style::Tasks;
+    const STYLE: Style = Style::Futures;
 
     async fn open(options: &Options) -> Result<Self> {
         Ok(Self { engine: LsmEngine::open(config(options)).await? })

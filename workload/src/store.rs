@@ -27,7 +27,10 @@ impl Error for Wrong {}
 /// How the clients of a store call it: each engine in the way its documentation wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Style {
-    /// Its calls wait by themselves: a client is a task of the runtime.
+    /// Its calls wait by themselves, wherever they are: a client is a task of the runtime, a lone one what `block_on` waits for, as
+    /// `main` of a program is.
+    Futures,
+    /// Its calls wait by themselves, but take long outside of the runtime's workers: every client is a task.
     Tasks,
     /// Its calls block: a client is a thread, and the futures are always ready.
     Threads,
