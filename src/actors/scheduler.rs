@@ -257,6 +257,10 @@ fn demanded(
     busy: &[Busy],
     shared: &Shared,
 ) -> Vec<Plan> {
+    demands.retain(|demand| !demand.reply.is_closed());
+    if shared.cancel.check().is_err() {
+        return Vec::new(); // the engine goes down
+    }
     let limit = shared.config.io.max_background_compactions;
     let mut plans = Vec::new();
     let mut taken = busy.to_vec();
@@ -265,7 +269,9 @@ fn demanded(
         let wanted = demand.work.wanted(load.version);
         let is_stuck = |plan: &Plan| plan.reads(load.version).any(|t| load.damaged.contains(&t));
         let (stuck, sound): (Vec<_>, Vec<_>) = wanted.into_iter().partition(is_stuck);
-        let read = stuck.iter().flat_map(|plan| plan.reads(load.version));
+        // What only stands in the way may yet be helped by what runs.
+        let is_final = |plan: &&Plan| taken.is_empty() || demand.work.concerns(plan, load.version);
+        let read = stuck.iter().filter(is_final).flat_map(|plan| plan.reads(load.version));
         let answer = match shared.quarantine.first_of(read) {
             _ if stuck.is_empty() && sound.is_empty() => Some(Ok(())),
             Some(damage) if sound.is_empty() => Some(Err(damage.error())),

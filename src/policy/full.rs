@@ -7,13 +7,13 @@ use bytes::Bytes;
 use super::bandit::{Kind, Temperature};
 use super::{Lane, Plan, PlanAction, fanout};
 use crate::types::{FileId, KeyRange, Level, SeqNo, SlotId};
-use crate::version::{Run, RunId, Slot, Version};
+use crate::version::{LevelState, Run, RunId, Slot, Version};
 
 /// A compaction of a key range, from the moment it was asked for. Writes that come later are none of its business.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct FullCompaction {
     range: KeyRange,
-    /// Where everything goes: the deepest level that held data.
+    /// Where everything goes at least: the deepest level that held data.
     target: Level,
     /// Tables from this number on are its own work.
     since: FileId,
@@ -31,6 +31,7 @@ impl FullCompaction {
     /// The next plans, of the uppermost level that still holds something of it; what is full below goes first. Run those that do not
     /// conflict, and ask again. It is done when there are none.
     pub(crate) fn wanted(&self, version: &Version) -> Vec<Plan> {
+        let target = self.target_in(version);
         if let Some(oldest) = version.l0_runs().last() {
             let due = version.l0_runs().iter().any(|run| self.is_due(version, run));
             let full = self.full_slots(version, Level(1), &KeyRange::all());
@@ -38,7 +39,7 @@ impl FullCompaction {
                 let slot = SlotId { level: Level::L0, start: Bytes::new() };
                 return vec![plan(slot, PlanAction::Admit { run: oldest.id }, 0)];
             }
-            if due && self.target == Level(1) {
+            if due && target == Level(1) {
                 return full;
             }
             if due {
@@ -46,7 +47,7 @@ impl FullCompaction {
                 return self.down(version, Level(1), &full);
             }
         }
-        for index in 1..self.target.0 {
+        for index in 1..target.0 {
             let level = Level(index);
             let Some(state) = version.level(level) else { break };
             let due = state
@@ -58,7 +59,23 @@ impl FullCompaction {
                 return self.down(version, level, &plans);
             }
         }
-        self.settle(version)
+        self.settle(version, target)
+    }
+
+    /// Whether what a plan is for lies in the range, and does not only stand in the way of something that does.
+    pub(crate) fn concerns(&self, plan: &Plan, version: &Version) -> bool {
+        version.slot(&plan.slot).is_some_and(|(range, _)| range.overlaps(&self.range))
+    }
+
+    /// Where everything goes: what the policy took further down meanwhile is followed by the rest.
+    fn target_in(&self, version: &Version) -> Level {
+        let holds_some = |(level, state): &(Level, &LevelState)| {
+            let mut slots = state.overlapping(&self.range);
+            *level > self.target
+                && slots.any(|(_, slot)| slot.runs.iter().any(|run| self.is_due(version, run)))
+        };
+        let below = version.numbered().filter(holds_some).last();
+        below.map_or(self.target, |(level, _)| level)
     }
 
     /// Promotions of `slots`, or, where a slot below is full, its merge.
@@ -84,15 +101,18 @@ impl FullCompaction {
         full.map(|(_, slot)| all_runs(version, level, slot, Kind::Merge)).collect()
     }
 
-    /// At the target: one run per slot, written by this compaction or free of anything that could go.
-    fn settle(&self, version: &Version) -> Vec<Plan> {
-        let Some(state) = version.level(self.target) else { return Vec::new() };
-        let unsettled = state.overlapping(&self.range).filter(|(_, slot)| match &slot.runs[..] {
-            [] => false,
-            [run] => self.is_stale(version, run),
-            runs => runs.iter().any(|run| self.is_due(version, run)),
+    /// At the target: one run per slot, written by this compaction or free of anything that could go. Runs that came later may lie on it.
+    fn settle(&self, version: &Version, target: Level) -> Vec<Plan> {
+        let Some(state) = version.level(target) else { return Vec::new() };
+        let unsettled = state.overlapping(&self.range).filter(|(_, slot)| {
+            let mut due = slot.runs.iter().filter(|run| self.is_due(version, run));
+            match (due.next(), due.next()) {
+                (Some(run), None) => self.is_stale(version, run),
+                (Some(_), Some(_)) => true,
+                (None, _) => false,
+            }
         });
-        unsettled.map(|(_, slot)| all_runs(version, self.target, slot, Kind::Cleanup)).collect()
+        unsettled.map(|(_, slot)| all_runs(version, target, slot, Kind::Cleanup)).collect()
     }
 
     /// Whether a run holds writes from before the compaction was asked for, in its range.

@@ -767,6 +767,43 @@ fn a_full_compaction_leaves_one_run_per_slot_and_no_tombstone() {
 }
 
 #[test]
+fn a_full_compaction_follows_what_is_taken_further_down_meanwhile() {
+    let mut world = World::new(config());
+    world.fill(40, 12);
+    let keys: Vec<u32> = world.tree.truth.keys().copied().step_by(3).collect();
+    for some in keys.chunks(64) {
+        let deletes: Vec<_> = some.iter().map(|number| (*number, true)).collect();
+        world.tree.flush(&deletes);
+    }
+    world.settle();
+    let version = world.tree.version.clone();
+    let compaction = FullCompaction::begin(&version, KeyRange::all());
+    let deepest = version.deepest().unwrap();
+    let level = version.level(deepest).unwrap();
+    let whole = KeyRange::all();
+    for (range, slot) in level.overlapping(&whole).step_by(2) {
+        let runs: Vec<RunId> = slot.runs.iter().map(|run| run.id).collect();
+        let id = SlotId { level: deepest, start: range.start.clone() };
+        let action = PlanAction::Promote { runs };
+        world.run(&Plan { action, slot: id, ..some_plan(deepest) });
+    }
+    assert!(world.tree.version.deepest().unwrap() > deepest, "{}", world.picture());
+    let mut rounds = 0;
+    while let Some(plan) = compaction.wanted(&world.tree.version).first() {
+        world.run(plan);
+        rounds += 1;
+        assert!(rounds < 2000, "{}", world.picture());
+    }
+    world.tree.check_reads();
+    let lowest = world.tree.version.deepest().unwrap();
+    for (level, state) in world.tree.version.numbered() {
+        let most = usize::from(level == lowest);
+        assert!(state.slots.iter().all(|slot| slot.runs.len() <= most), "{}", world.picture());
+    }
+    assert!(world.tree.version.tables.values().all(|table| table.tombstones == 0));
+}
+
+#[test]
 fn a_full_compaction_of_a_range_leaves_other_slots_alone() {
     let mut world = World::new(config());
     world.fill(80, 10);
