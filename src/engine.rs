@@ -157,8 +157,8 @@ impl LsmEngine {
     ///
     /// # Errors
     /// [`Error::TooLarge`] and [`Error::Stalled`]: nothing was written. [`Error::Io`]: nothing that counts was written, though a crash
-    /// before the log is repaired may bring it back; the same call may succeed later. [`Error::Interrupted`]: the outcome is unknown. [`Error::Closed`] and
-    /// [`Error::Unavailable`]: the engine takes no writes.
+    /// before the log is repaired may bring it back; the same call may succeed later. [`Error::Interrupted`]: the outcome is
+    /// unknown. [`Error::Closed`] and [`Error::Unavailable`]: the engine takes no writes.
     pub async fn write(&self, mut batch: WriteBatch, options: WriteOptions) -> Result<Commit> {
         batch.check_limits()?;
         let shared = &self.inner.shared;

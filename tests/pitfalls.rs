@@ -533,15 +533,19 @@ impl Meter for Events {
     }
 }
 
+/// An engine, and what it tells.
+async fn watched(seed: u64, config: ATLLConfig) -> (LsmEngine, Events) {
+    let events = Events::default();
+    let clock = nori_lsm::env::sim::VirtualClock::default();
+    let env = Env { meter: Arc::new(events.clone()), ..sim_env(&SimFs::new(seed), clock) };
+    (LsmEngine::open_in(config, env).await.unwrap(), events)
+}
+
 #[test]
 fn events_carry_the_node_that_the_configuration_names() {
     in_paused_time(async {
-        let events = Events::default();
-        let fs = SimFs::new(17);
-        let clock = nori_lsm::env::sim::VirtualClock::default();
-        let env = Env { meter: Arc::new(events.clone()), ..sim_env(&fs, clock) };
         let config = ATLLConfig { node_id: 42, ..world::config() };
-        let engine = LsmEngine::open_in(config, env).await.unwrap();
+        let (engine, events) = watched(17, config).await;
         fill(&engine, 100, 3).await;
         engine.flush().await.unwrap();
         engine.wait_idle().await.unwrap();
@@ -557,13 +561,9 @@ fn events_carry_the_node_that_the_configuration_names() {
 fn what_compact_range_asks_for_is_as_many_compactions_at_a_time_as_the_configuration_says() {
     for limit in [1, 3] {
         in_paused_time(async {
-            let events = Events::default();
-            let fs = SimFs::new(31);
-            let clock = nori_lsm::env::sim::VirtualClock::default();
-            let env = Env { meter: Arc::new(events.clone()), ..sim_env(&fs, clock) };
             let mut config = ATLLConfig { l1_slot_count: 64, ..world::config() };
             config.io.max_background_compactions = limit;
-            let engine = LsmEngine::open_in(config, env).await.unwrap();
+            let (engine, events) = watched(31, config).await;
             fill(&engine, 2000, 3).await;
             engine.wait_idle().await.unwrap();
             events.0.lock().unwrap().clear();

@@ -193,8 +193,8 @@ pub(crate) struct Bench {
     /// Write the results to this file, as JSON.
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
-    /// Run these instead, each on a database that nothing else writes to: fillrandom, readrandom, scan100, ycsb-a, durable@64, recover, ...; `all` are
-    /// all of them, and a name that is none lists them.
+    /// Run these instead, each on a database that nothing else writes to: fillrandom, readrandom, scan100, ycsb-a, durable@64,
+    /// recover, ...; `all` are all of them, and a name that is none lists them.
     #[arg(
         long,
         value_delimiter = ',',

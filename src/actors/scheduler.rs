@@ -226,13 +226,11 @@ fn plan(state: &mut State) {
     let shared = Arc::clone(&state.shared);
     let generation = shared.generation.load(Ordering::Acquire);
     let busy = shared.busy.list();
-    let mut plans = with_load(&shared, |load| {
+    let plans = with_load(&shared, |load| {
         let debt = state.policy.debt(load.version, load.damaged);
         shared.debt.store(debt, Ordering::Relaxed);
-        let demanded = demanded(&mut state.demands, load, &busy, &shared);
         let mut taken = busy.clone();
-        taken.extend(demanded.iter().map(|plan| Busy::of(plan, load.version)));
-        let mut plans = demanded;
+        let mut plans = demanded(&mut state.demands, load, &mut taken, &shared);
         plans.extend(state.policy.plan(load, &taken, PLANS));
         plans.into_iter().map(|plan| (Busy::of(&plan, load.version), plan)).collect::<Vec<_>>()
     });
@@ -241,20 +239,21 @@ fn plan(state: &mut State) {
         shared.settled.store(generation, Ordering::Release);
         shared.notify();
     }
-    for (touches, plan) in plans.drain(..) {
+    for (touches, plan) in plans {
         if let Some(route) = shared.compactor(plan.level) {
             start(&shared, route, plan, touches);
         }
     }
 }
 
-/// Plans of compactions on demand, as many at a time as the policy may choose; those that have none left are answered.
+/// Plans of compactions on demand, as many at a time as the policy may choose; those that have none left are answered. What the plans
+/// touch is added to `taken`.
 ///
 /// What needs no damaged table is done first; a demand that is left with nothing else gets the damage for an answer.
 fn demanded(
     demands: &mut Vec<Demand>,
     load: &Load<'_>,
-    busy: &[Busy],
+    taken: &mut Vec<Busy>,
     shared: &Shared,
 ) -> Vec<Plan> {
     demands.retain(|demand| !demand.reply.is_closed());
@@ -263,7 +262,6 @@ fn demanded(
     }
     let limit = shared.config.io.max_background_compactions;
     let mut plans = Vec::new();
-    let mut taken = busy.to_vec();
     let (mut waiting, mut served) = (Vec::new(), Vec::new());
     for mut demand in std::mem::take(demands) {
         let wanted = demand.work.wanted(load.version);
@@ -288,7 +286,7 @@ fn demanded(
             let has_place = !plan.action.is_heavy() || running < limit;
             if has_place
                 && shared.compactor(plan.level).is_some()
-                && !touches.conflicts_with_any(&taken)
+                && !touches.conflicts_with_any(taken)
             {
                 demand.running.insert(plan.slot.clone());
                 taken.push(touches);

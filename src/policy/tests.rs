@@ -95,6 +95,27 @@ impl World {
         self.policy = policy;
     }
 
+    /// Deletes every third key, by tombstones.
+    fn delete_a_third(&mut self) {
+        let keys: Vec<u32> = self.tree.truth.keys().copied().step_by(3).collect();
+        for some in keys.chunks(64) {
+            let deletes: Vec<_> = some.iter().map(|number| (*number, true)).collect();
+            self.tree.flush(&deletes);
+        }
+    }
+
+    /// Everything is one run per slot of the deepest level, without a tombstone, and reads as it should.
+    fn check_compacted(&self) {
+        self.tree.check_reads();
+        let version = &self.tree.version;
+        let deepest = version.deepest().unwrap();
+        for (level, state) in version.numbered() {
+            let most = usize::from(level == deepest);
+            assert!(state.slots.iter().all(|slot| slot.runs.len() <= most), "{}", self.picture());
+        }
+        assert!(version.tables.values().all(|table| table.tombstones == 0));
+    }
+
     fn run(&mut self, plan: &Plan) {
         let before = (self.tree.rewritten, self.tree.version.clone());
         match &plan.action {
@@ -732,11 +753,7 @@ fn a_steady_load_changes_no_k() {
 fn a_full_compaction_leaves_one_run_per_slot_and_no_tombstone() {
     let mut world = World::new(config());
     world.fill(80, 9);
-    let keys: Vec<u32> = world.tree.truth.keys().copied().step_by(3).collect();
-    for some in keys.chunks(64) {
-        let deletes: Vec<_> = some.iter().map(|number| (*number, true)).collect();
-        world.tree.flush(&deletes);
-    }
+    world.delete_a_third();
     let compaction = FullCompaction::begin(&world.tree.version, KeyRange::all());
     let mut rounds = 0;
     loop {
@@ -754,13 +771,7 @@ fn a_full_compaction_leaves_one_run_per_slot_and_no_tombstone() {
         rounds += 1;
         assert!(rounds < 200, "{}", world.picture());
     }
-    world.tree.check_reads();
-    let deepest = world.tree.version.deepest().unwrap();
-    for (level, state) in world.tree.version.numbered() {
-        let most = usize::from(level == deepest);
-        assert!(state.slots.iter().all(|slot| slot.runs.len() <= most), "{}", world.picture());
-    }
-    assert!(world.tree.version.tables.values().all(|table| table.tombstones == 0));
+    world.check_compacted();
     let live = world.tree.truth.values().filter(|item| !item.deleted).count();
     let stored: u64 = world.tree.version.tables.values().map(|table| table.entries).sum();
     assert_eq!(stored, u64_of(live));
@@ -770,11 +781,7 @@ fn a_full_compaction_leaves_one_run_per_slot_and_no_tombstone() {
 fn a_full_compaction_follows_what_is_taken_further_down_meanwhile() {
     let mut world = World::new(config());
     world.fill(40, 12);
-    let keys: Vec<u32> = world.tree.truth.keys().copied().step_by(3).collect();
-    for some in keys.chunks(64) {
-        let deletes: Vec<_> = some.iter().map(|number| (*number, true)).collect();
-        world.tree.flush(&deletes);
-    }
+    world.delete_a_third();
     world.settle();
     let version = world.tree.version.clone();
     let compaction = FullCompaction::begin(&version, KeyRange::all());
@@ -794,13 +801,7 @@ fn a_full_compaction_follows_what_is_taken_further_down_meanwhile() {
         rounds += 1;
         assert!(rounds < 2000, "{}", world.picture());
     }
-    world.tree.check_reads();
-    let lowest = world.tree.version.deepest().unwrap();
-    for (level, state) in world.tree.version.numbered() {
-        let most = usize::from(level == lowest);
-        assert!(state.slots.iter().all(|slot| slot.runs.len() <= most), "{}", world.picture());
-    }
-    assert!(world.tree.version.tables.values().all(|table| table.tombstones == 0));
+    world.check_compacted();
 }
 
 #[test]
