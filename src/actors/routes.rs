@@ -97,9 +97,13 @@ impl<M: Message> Route<M> {
     }
 
     /// Hands over a message; gives it back if nobody is there. Looks twice: the address may have just changed.
+    ///
+    /// An address where nobody is any more is forgotten at once: the root, which is told of the death, may be waiting for something
+    /// else, and who looks for somebody to work would find the dead one again and again.
     pub(crate) fn send(&self, mut message: M) -> Result<(), M> {
         for _ in 0..2 {
-            let Some(actor) = &*self.0.load() else { break };
+            let address = self.0.load();
+            let Some(actor) = &*address else { break };
             message = match actor.cast(message) {
                 Ok(()) => return Ok(()),
                 Err(ractor::MessagingErr::SendErr(back)) => back,
@@ -110,6 +114,7 @@ impl<M: Message> Route<M> {
                     return Ok(());
                 }
             };
+            self.0.compare_and_swap(&address, None);
         }
         Err(message)
     }
@@ -169,5 +174,44 @@ impl Routes {
             Component::WalGc => self.wal_gc.clear(),
             Component::Scrubber => self.scrubber.clear(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ractor::{Actor, ActorProcessingErr};
+
+    use super::*;
+
+    struct Deaf;
+
+    impl Actor for Deaf {
+        type Msg = u8;
+        type State = ();
+        type Arguments = ();
+
+        async fn pre_start(&self, _: ActorRef<u8>, (): ()) -> Result<(), ActorProcessingErr> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_dead_address_is_forgotten_and_no_other() {
+        let (dead, end) = Actor::spawn(None, Deaf, ()).await.unwrap();
+        let (alive, _) = Actor::spawn(None, Deaf, ()).await.unwrap();
+        let route = Route::default();
+        route.set(dead.clone());
+        assert_eq!((route.send(1), route.is_up()), (Ok(()), true));
+
+        dead.stop(None);
+        end.await.unwrap();
+        assert_eq!(
+            (route.send(2), route.is_up()),
+            (Err(2), false),
+            "whoever looks for work for it finds nobody"
+        );
+        route.set(alive.clone());
+        assert_eq!((route.send(3), route.is_up()), (Ok(()), true));
+        alive.stop(None);
     }
 }

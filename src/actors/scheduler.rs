@@ -224,6 +224,9 @@ fn with_load<T>(shared: &Shared, look: impl FnOnce(&Load<'_>) -> T) -> T {
 /// Starts everything that is worth starting now.
 fn plan(state: &mut State) {
     let shared = Arc::clone(&state.shared);
+    if shared.cancel.check().is_err() {
+        return; // the engine goes down: whatever is started now fails at once
+    }
     let generation = shared.generation.load(Ordering::Acquire);
     let busy = shared.busy.list();
     let plans = with_load(&shared, |load| {
@@ -257,9 +260,6 @@ fn demanded(
     shared: &Shared,
 ) -> Vec<Plan> {
     demands.retain(|demand| !demand.reply.is_closed());
-    if shared.cancel.check().is_err() {
-        return Vec::new(); // the engine goes down
-    }
     let limit = shared.config.io.max_background_compactions;
     let mut plans = Vec::new();
     let (mut waiting, mut served) = (Vec::new(), Vec::new());
