@@ -1,5 +1,7 @@
 //! Cursors one behind the other: the slices of a run, the slots of a level. A part is opened only when the walk reaches it.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 
 use crate::cursor::{Cursor, EntryRef, Stop};
@@ -33,64 +35,75 @@ pub(crate) struct Concat<P: Parts> {
     begun: bool,
     /// Number of the open part, and what walks it.
     open: Option<(usize, P::Cursor)>,
-    /// How the open part is to be placed, if it is not yet: the rest of a stopped step.
-    placing: Option<Placing>,
+    /// A step that could not be finished: the open part is not placed yet.
+    stopped: Option<Stopped>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Placing {
-    /// The step that is being done.
-    step: Step,
+struct Stopped {
+    step: Step<'static>,
     /// The part is reached by walking on from an earlier one: it is placed at its start.
     walking: bool,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Step {
+#[derive(PartialEq, Eq)]
+enum Step<'k> {
     Rewind,
-    Seek(Vec<u8>),
+    Seek(Cow<'k, [u8]>),
     Advance,
+}
+
+impl Step<'_> {
+    fn into_owned(self) -> Step<'static> {
+        match self {
+            Self::Rewind => Step::Rewind,
+            Self::Seek(key) => Step::Seek(Cow::Owned(key.into_owned())),
+            Self::Advance => Step::Advance,
+        }
+    }
 }
 
 impl<P: Parts> Concat<P> {
     pub(crate) fn new(parts: P, direction: Direction) -> Self {
-        Self { parts, direction, begun: false, open: None, placing: None }
+        Self { parts, direction, begun: false, open: None, stopped: None }
     }
 
     /// Places the walk anew at `part`, or goes on with the same step that was stopped.
-    fn place(&mut self, part: Option<usize>, step: Step) -> Result<(), Stop> {
-        if self.placing.as_ref().is_none_or(|placing| placing.step != step) {
+    fn place(&mut self, part: Option<usize>, step: Step<'_>) -> Result<(), Stop> {
+        let same = self.stopped.take().filter(|stopped| stopped.step == step);
+        if same.is_none() {
             self.open = part.map(|part| (part, self.parts.open(part, !self.begun)));
             self.begun = true;
-            self.placing = Some(Placing { step, walking: false });
         }
-        self.settle()
+        self.settle(step, same.is_some_and(|stopped| stopped.walking))
     }
 
-    /// Finishes a placement, and walks on over parts that have nothing.
-    fn settle(&mut self) -> Result<(), Stop> {
-        while let Some((part, cursor)) = &mut self.open {
-            if let Some(placing) = &self.placing {
-                // A stop here leaves `placing` as it is, so that the repeated call comes straight back.
-                match &placing.step {
-                    Step::Seek(key) if !placing.walking => cursor.seek(key)?,
-                    _ => cursor.rewind()?,
-                }
+    /// Places the open part, and walks on over parts that have nothing.
+    fn settle(&mut self, step: Step<'_>, mut walking: bool) -> Result<(), Stop> {
+        while let Some((_, cursor)) = &mut self.open {
+            let placed = match &step {
+                Step::Seek(key) if !walking => cursor.seek(key),
+                _ => cursor.rewind(),
+            };
+            if placed.is_err() {
+                self.stopped = Some(Stopped { step: step.into_owned(), walking });
+                return placed;
             }
             if cursor.entry().is_some() {
-                self.placing = None;
-                return Ok(());
+                break;
             }
-            let next = match self.direction {
-                Direction::Forward => Some(*part + 1).filter(|next| *next < self.parts.len()),
-                Direction::Backward => part.checked_sub(1),
-            };
-            let step = self.placing.take().map_or(Step::Advance, |placing| placing.step);
-            self.open = next.map(|next| (next, self.parts.open(next, false)));
-            self.placing = Some(Placing { step, walking: true });
+            self.walk_on();
+            walking = true;
         }
-        self.placing = None;
         Ok(())
+    }
+
+    /// Opens the next part.
+    fn walk_on(&mut self) {
+        let next = self.open.as_ref().and_then(|(part, _)| match self.direction {
+            Direction::Forward => Some(part + 1).filter(|next| *next < self.parts.len()),
+            Direction::Backward => part.checked_sub(1),
+        });
+        self.open = next.map(|next| (next, self.parts.open(next, false)));
     }
 }
 
@@ -105,7 +118,7 @@ impl<P: Parts> Cursor for Concat<P> {
 
     fn seek(&mut self, key: &[u8]) -> Result<(), Stop> {
         let part = Some(self.parts.part_of(key)).filter(|part| *part < self.parts.len());
-        self.place(part, Step::Seek(key.to_vec()))
+        self.place(part, Step::Seek(Cow::Borrowed(key)))
     }
 
     fn lacks(&self, key: &[u8], hash: u64) -> bool {
@@ -114,13 +127,18 @@ impl<P: Parts> Cursor for Concat<P> {
 
     #[inline]
     fn advance(&mut self) -> Result<bool, Stop> {
-        if self.placing.is_none()
-            && let Some((_, cursor)) = &mut self.open
-            && cursor.advance()?
-        {
-            return Ok(true);
+        match self.stopped.take() {
+            Some(Stopped { step, walking }) => self.settle(step, walking)?,
+            None => {
+                if let Some((_, cursor)) = &mut self.open
+                    && cursor.advance()?
+                {
+                    return Ok(true);
+                }
+                self.walk_on();
+                self.settle(Step::Advance, true)?;
+            }
         }
-        self.settle()?;
         Ok(self.open.is_some())
     }
 

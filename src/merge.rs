@@ -74,6 +74,7 @@ impl<C: Cursor> Merge<C> {
         }
         let Some(key) = target.filter(|_| !self.late.is_empty()) else { return Ok(()) };
         self.behind.clear();
+        self.behind.reserve(key.len() + 1);
         self.behind.extend_from_slice(key);
         self.behind.push(0);
         if self.entry().is_some_and(|entry| entry.key == key) {

@@ -166,7 +166,7 @@ impl KeyRange {
     /// The keys that lie in both ranges.
     #[must_use]
     pub fn intersection(&self, other: &Self) -> Self {
-        let start = self.start.clone().max(other.start.clone());
+        let start = (&self.start).max(&other.start).clone();
         let end = match (&self.end, &other.end) {
             (Some(a), Some(b)) => Some(a.min(b).clone()),
             (a, b) => a.as_ref().or(b.as_ref()).cloned(),

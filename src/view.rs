@@ -6,6 +6,7 @@
 //! Invariant: newest first, for each key: active memtable, sealed ones, runs of L0, then one slot a level, its runs in order.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Guard};
@@ -176,9 +177,9 @@ impl Tree {
 
     /// A cursor over one run of `version`, for compaction: waits for the disk and leaves the cache alone.
     pub(crate) fn compaction_cursor(&self, run: &Run) -> impl Cursor + use<> {
-        let run = RunView::new(run, &self.tables);
+        let run = [RunView::new(run, &self.tables)];
         let walk = Walk::new(Direction::Forward, Access::Wait, false);
-        run.cursor(&KeyRange::all(), walk)
+        Slices::cursor(&Arc::from(run), 0, &KeyRange::all(), walk)
     }
 }
 
@@ -250,49 +251,68 @@ impl RunView {
         Some(table)
     }
 
-    fn cursor(&self, range: &KeyRange, walk: Walk) -> RunCursor {
-        let slices = self.slices.iter();
-        let clipped = slices.filter_map(|(slice, table)| {
-            let part = slice.intersection(range);
-            (!part.is_empty()).then(|| (part, Arc::clone(table)))
-        });
-        Concat::new(Slices { slices: clipped.collect(), walk }, walk.direction)
+    /// Numbers of the slices that overlap `range`.
+    fn within(&self, range: &KeyRange) -> Range<usize> {
+        let start = self.bounds.up_to(&range.start) / 2;
+        let end =
+            range.end.as_ref().map_or(self.slices.len(), |end| self.bounds.before(end).div_ceil(2));
+        start..end.max(start)
     }
 }
 
+/// A run, walked slice by slice.
 type RunCursor = Concat<Slices>;
 
+/// Slices of a run that overlap a range.
 pub(crate) struct Slices {
-    slices: Vec<(KeyRange, Arc<Table>)>,
+    /// The run is one of these.
+    runs: Arc<[RunView]>,
+    at: usize,
+    within: Range<usize>,
+    range: KeyRange,
     walk: Walk,
+}
+
+impl Slices {
+    /// Walks `range` of the run at place `at`. REQUIRES: there is one.
+    fn cursor(runs: &Arc<[RunView]>, at: usize, range: &KeyRange, walk: Walk) -> RunCursor {
+        let (runs, range) = (Arc::clone(runs), range.clone());
+        let within = runs[at].within(&range);
+        Concat::new(Self { runs, at, within, range, walk }, walk.direction)
+    }
+
+    fn run(&self) -> &RunView {
+        &self.runs[self.at]
+    }
 }
 
 impl Parts for Slices {
     type Cursor = TableCursor;
 
     fn len(&self) -> usize {
-        self.slices.len()
+        self.within.len()
     }
 
     fn part_of(&self, key: &[u8]) -> usize {
-        self.slices.partition_point(|(range, _)| range.start[..] <= *key).saturating_sub(1)
+        let begun = self.run().bounds.up_to(key).div_ceil(2);
+        let part = begun.saturating_sub(1).saturating_sub(self.within.start);
+        part.min(self.within.len().saturating_sub(1))
     }
 
     fn lacks(&self, key: &[u8], hash: u64) -> bool {
-        let slice = self.slices.get(self.part_of(key));
-        slice.is_none_or(|(range, table)| !range.contains(key) || table.lacks(key, hash))
+        self.run().table_of(key).is_none_or(|table| table.lacks(key, hash))
     }
 
     fn open(&self, part: usize, first: bool) -> TableCursor {
-        let (range, table) = &self.slices[part];
-        TableCursor::new(Arc::clone(table), range.clone(), self.walk.begun(first))
+        let (slice, table) = &self.run().slices[self.within.start + part];
+        TableCursor::new(Arc::clone(table), slice.intersection(&self.range), self.walk.begun(first))
     }
 }
 
 /// Slots of a level that overlap a range.
 pub(crate) struct Slots {
     level: Arc<LevelView>,
-    within: std::ops::Range<usize>,
+    within: Range<usize>,
     range: KeyRange,
     walk: Walk,
     /// Whether this scan is one of those that are counted.
@@ -322,8 +342,11 @@ impl Parts for Slots {
     fn open(&self, part: usize, first: bool) -> SlotCursor {
         let slot = &self.level.slots[self.within.start + part];
         let all = entries(&slot.runs);
-        let walk = |run: &RunView| self.walk.begun(first).part(run.entries, all);
-        let runs = slot.runs.iter().map(|run| run.cursor(&self.range, walk(run))).collect();
+        let walk = self.walk.begun(first);
+        let run = |(at, run): (usize, &RunView)| {
+            Slices::cursor(&slot.runs, at, &self.range, walk.part(run.entries, all))
+        };
+        let runs = slot.runs.iter().enumerate().map(run).collect();
         SlotCursor {
             merge: Merge::new(runs, self.walk.direction),
             items: 0,
@@ -443,7 +466,8 @@ impl View {
             .map(|memtable| Source::Memtable(MemtableCursor::new(Arc::clone(memtable), direction)))
             .collect();
         let part = |entries| walk.part(entries, self.tree.entries);
-        let l0 = self.tree.l0.iter().map(|run| run.cursor(range, part(run.entries)));
+        let l0 = self.tree.l0.iter().enumerate();
+        let l0 = l0.map(|(at, run)| Slices::cursor(&self.tree.l0, at, range, part(run.entries)));
         sources.extend(l0.map(|run| Source::Run(Box::new(run))));
         for level in &self.tree.levels {
             let start = level.slot_of(&range.start);

@@ -10,6 +10,7 @@
 //! 2. The restart heads, eight key bytes behind that prefix, are searched as integers; full keys only where heads are equal.
 //! 3. From the restart on, a suffix is compared only where `shared` equals the length matched so far: with more shared, the
 //!    entry sorts like the one before it; with less, it is behind the key.
+//! 4. So what the entry that is found shares with the one before, it shares with the key too: its own is put together from there.
 //!
 //! Invariant: keys ascend; versions of a key descend by number; `shared` is the whole prefix shared with the entry before,
 //! except at restarts, where it is 0.
@@ -53,6 +54,18 @@ pub(crate) struct RawEntry<'a> {
     pub(crate) value: Range<usize>,
     /// Where the next entry begins.
     pub(crate) next: usize,
+}
+
+impl RawEntry<'_> {
+    /// Writes its key to `key`. `sought`: what the search was for that ended here.
+    pub(crate) fn key_into(&self, key: &mut Vec<u8>, sought: &[u8]) -> Result<(), Damage> {
+        let shared =
+            sought.get(..self.shared).ok_or(damage(self.next, "a key like the one before"))?;
+        key.clear();
+        key.extend_from_slice(shared);
+        key.extend_from_slice(self.suffix);
+        Ok(())
+    }
 }
 
 impl EntryCodec {
@@ -142,8 +155,6 @@ enum Offsets<'a> {
 /// Where a search in a block ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Bound<'a> {
-    /// Offset of the restart to decode from to rebuild the key of the entry.
-    pub(crate) restart: usize,
     /// Offset of the entry; that of the end of the entries if there is none.
     pub(crate) offset: usize,
     /// First entry at or behind the searched position; `None`: every entry of the block is before it.
@@ -205,12 +216,12 @@ impl<'a> DataBlock<'a> {
         let before = match key.strip_prefix(self.prefix) {
             Some(rest) => self.restarts_before(head_of(rest), key, seq)?,
             None if key < self.prefix => 0,
-            None => return self.behind_all(),
+            None => return Ok(self.behind_all()),
         };
         let Some(restart) = before.checked_sub(1) else {
             let entry = self.entries.decode(self.payload, 0)?;
             let exact = entry.suffix == key;
-            return Ok(Bound { restart: 0, offset: 0, entry: Some(entry), exact });
+            return Ok(Bound { offset: 0, entry: Some(entry), exact });
         };
         self.scan(self.restart(restart)?, key, seq)
     }
@@ -234,11 +245,11 @@ impl<'a> DataBlock<'a> {
             };
             let exact = order == Ordering::Equal;
             if order == Ordering::Greater || (exact && entry.seq <= seq) {
-                return Ok(Bound { restart, offset, entry: Some(entry), exact });
+                return Ok(Bound { offset, entry: Some(entry), exact });
             }
             offset = entry.next;
         }
-        self.behind_all()
+        Ok(self.behind_all())
     }
 
     /// How many restarts are before the position.
@@ -268,9 +279,8 @@ impl<'a> DataBlock<'a> {
         Ok(low)
     }
 
-    fn behind_all(&self) -> Result<Bound<'a>, Damage> {
-        let restart = self.restart(self.heads.len().saturating_sub(1))?;
-        Ok(Bound { restart, offset: self.entries.end, entry: None, exact: false })
+    const fn behind_all(&self) -> Bound<'a> {
+        Bound { offset: self.entries.end, entry: None, exact: false }
     }
 
     fn restart(&self, index: usize) -> Result<usize, Damage> {
@@ -648,7 +658,11 @@ mod tests {
                 let found = bound.entry.as_ref().map(|entry| (entry.seq, entry.kind));
                 prop_assert_eq!(found, expected.map(|entry| (entry.1, entry.2)));
                 prop_assert_eq!(bound.exact, expected.is_some_and(|entry| entry.0 == *key));
-                prop_assert!(bound.restart <= bound.offset && block.is_restart(bound.restart));
+                if let (Some(entry), Some(expected)) = (bound.entry, expected) {
+                    let mut found = vec![7];
+                    entry.key_into(&mut found, key).unwrap();
+                    prop_assert_eq!(&found, &expected.0);
+                }
             }
         }
 
@@ -672,7 +686,8 @@ mod tests {
         let Ok(block) = DataBlock::parse(payload) else { return };
         for key in [&b""[..], b"common/prefix/of/many/a5", b"\xff\xff"] {
             if let Ok(bound) = block.lower_bound(key, SeqNo(3)) {
-                assert!(bound.restart <= payload.len());
+                assert!(bound.offset <= payload.len());
+                let _no_panic = bound.entry.map(|entry| entry.key_into(&mut Vec::new(), key));
             }
         }
         let mut offset = 0;

@@ -13,7 +13,7 @@ use bytes::Bytes;
 
 use crate::cursor::{Cursor, EntryRef, Stop};
 use crate::error::{Damage, Result};
-use crate::format::block::{Bound, DataBlock, EntryCodec, RawEntry};
+use crate::format::block::{DataBlock, EntryCodec, RawEntry};
 use crate::storage::block_source::{BlockSource, Spot};
 use crate::storage::table::{Access, Extent, Table};
 use crate::types::{Direction, KeyRange, SeqNo, ValueKind, u64_of};
@@ -63,8 +63,7 @@ pub(crate) struct TableCursor {
     payload: Bytes,
     forward: Forward,
     backward: Backward,
-    /// Memory for the next key or block, so that a step that fails changes nothing.
-    spare_key: Vec<u8>,
+    /// Memory for the next block, so that a step that fails changes nothing.
     spare_block: Backward,
 }
 
@@ -101,14 +100,6 @@ struct Decoded {
     value: Range<usize>,
 }
 
-/// A block that was searched for where the cursor should go.
-struct Landing {
-    spot: Spot,
-    payload: Bytes,
-    restart: usize,
-    offset: usize,
-}
-
 impl TableCursor {
     /// Cursor over `range` of a table; reads nothing yet.
     ///
@@ -124,7 +115,6 @@ impl TableCursor {
             payload: Bytes::new(),
             forward: Forward::default(),
             backward: Backward::default(),
-            spare_key: Vec::new(),
             spare_block: Backward::default(),
         }
     }
@@ -138,8 +128,8 @@ impl TableCursor {
 
     /// Moves to the first entry of the range whose key is `key` or greater.
     fn seek_forward(&mut self, key: &[u8]) -> Result<(), Stop> {
-        let table = Arc::clone(&self.source.table);
-        let sections = &table.meta().sections;
+        let key = self.range.clamped(key);
+        let sections = &self.source.table.meta().sections;
         if !self.range.is_before_end(key) {
             return self.exhaust();
         }
@@ -152,47 +142,24 @@ impl TableCursor {
         let mut next = Some(Spot { section, block });
         while let Some(spot) = next {
             let Some((extent, payload)) = self.source.load(spot, &self.range)? else { break };
-            let damaged = |damage: Damage| damage.of(table.path(), extent.offset);
-            let bound = DataBlock::parse(&payload)
-                .and_then(|block| block.lower_bound(key, SeqNo::MAX))
-                .map_err(damaged)?;
-            let Bound { restart, offset, entry, .. } = bound;
-            if entry.is_some() {
-                let payload = payload.clone();
-                return self.land_forward(extent, Landing { spot, payload, restart, offset });
+            let ends_here = self.source.ends_in(spot, &self.range)?;
+            let damaged = |damage: Damage| damage.of(self.source.table.path(), extent.offset);
+            let block = DataBlock::parse(&payload).map_err(damaged)?;
+            if let Some(entry) = block.lower_bound(key, SeqNo::MAX).map_err(damaged)?.entry {
+                let forward = &mut self.forward;
+                entry.key_into(&mut forward.key, key).map_err(damaged)?;
+                forward.codec = block.entries();
+                forward.base = extent.offset;
+                forward.ends_here = ends_here;
+                forward.take(&entry);
+                self.payload = payload;
+                self.spot = spot;
+                self.settle_forward();
+                return Ok(());
             }
             next = self.source.after(spot)?;
         }
         self.exhaust()
-    }
-
-    /// Takes a position in a block: rebuilds the key from its restart on.
-    fn land_forward(&mut self, extent: Extent, landing: Landing) -> Result<(), Stop> {
-        let table = Arc::clone(&self.source.table);
-        let damaged = |damage: Damage| damage.of(table.path(), extent.offset);
-        let codec = DataBlock::parse(&landing.payload).map_err(damaged)?.entries();
-        let ends_here = self.source.ends_in(landing.spot, &self.range)?;
-        let mut forward = Forward {
-            codec,
-            base: extent.offset,
-            next: landing.restart,
-            ends_here,
-            key: std::mem::take(&mut self.spare_key),
-            ..Forward::default()
-        };
-        forward.key.clear();
-        loop {
-            let at = forward.next;
-            forward.step(&landing.payload).map_err(damaged)?;
-            if at >= landing.offset {
-                break;
-            }
-        }
-        self.spare_key = std::mem::replace(&mut self.forward, forward).key;
-        self.payload = landing.payload;
-        self.spot = landing.spot;
-        self.settle_forward();
-        Ok(())
     }
 
     /// Checks the entry that was moved to against the end of the range.
@@ -222,10 +189,9 @@ impl TableCursor {
         let Some((extent, payload)) = self.source.load(spot, &self.range)? else {
             return self.exhaust();
         };
-        let table = Arc::clone(&self.source.table);
-        let damaged = |damage: Damage| damage.of(table.path(), extent.offset);
-        let codec = DataBlock::parse(&payload).map_err(damaged)?.entries();
         let ends_here = self.source.ends_in(spot, &self.range)?;
+        let damaged = |damage: Damage| damage.of(self.source.table.path(), extent.offset);
+        let codec = DataBlock::parse(&payload).map_err(damaged)?.entries();
         let entry = codec.decode(&payload, 0).map_err(damaged)?;
         self.forward.apply(&entry).map_err(damaged)?;
         self.forward.codec = codec;
@@ -239,10 +205,11 @@ impl TableCursor {
 
     // Backward.
 
-    /// Moves to the last entry of the range whose key is less than `bound`; `None`: to the last entry of the table.
+    /// Moves to the last entry of the range whose key is less than `bound`, if there is one.
     fn seek_backward(&mut self, bound: Option<&[u8]>) -> Result<(), Stop> {
-        let table = Arc::clone(&self.source.table);
-        let sections = &table.meta().sections;
+        let end = self.range.end.as_deref();
+        let bound = bound.map_or(end, |bound| Some(end.map_or(bound, |end| end.min(bound))));
+        let sections = &self.source.table.meta().sections;
         if bound.is_some_and(|bound| bound <= &self.range.start[..]) {
             return self.exhaust();
         }
@@ -265,7 +232,8 @@ impl TableCursor {
                 Some(bound) => block.lower_bound(bound, SeqNo::MAX).map(|bound| bound.offset),
                 None => Ok(block.entries().end()),
             });
-            let limit = limit.map_err(|damage| damage.of(table.path(), extent.offset))?;
+            let damaged = |damage: Damage| damage.of(self.source.table.path(), extent.offset);
+            let limit = limit.map_err(damaged)?;
             if limit > 0 {
                 return self.land_backward(extent, spot, payload, limit);
             }
@@ -318,14 +286,8 @@ impl TableCursor {
 impl Cursor for TableCursor {
     fn rewind(&mut self) -> Result<(), Stop> {
         let moved = match self.direction {
-            Direction::Forward => {
-                let start = self.range.start.clone();
-                self.seek_forward(&start)
-            }
-            Direction::Backward => {
-                let end = self.range.end.clone();
-                self.seek_backward(end.as_deref())
-            }
+            Direction::Forward => self.seek_forward(&[]),
+            Direction::Backward => self.seek_backward(None),
         };
         self.source.end_step(moved)
     }
@@ -333,14 +295,8 @@ impl Cursor for TableCursor {
     fn seek(&mut self, key: &[u8]) -> Result<(), Stop> {
         self.source.restart();
         let moved = match self.direction {
-            Direction::Forward => {
-                let range = self.range.clone();
-                self.seek_forward(range.clamped(key))
-            }
-            Direction::Backward => {
-                let end = self.range.end.clone();
-                self.seek_backward(Some(end.as_deref().map_or(key, |end| key.min(end))))
-            }
+            Direction::Forward => self.seek_forward(key),
+            Direction::Backward => self.seek_backward(Some(key)),
         };
         self.source.end_step(moved)
     }
@@ -409,11 +365,17 @@ impl Forward {
         }
         self.key.truncate(entry.shared);
         self.key.extend_from_slice(entry.suffix);
+        self.take(entry);
+        Ok(())
+    }
+
+    /// Takes all of `entry` but its key.
+    #[inline]
+    fn take(&mut self, entry: &RawEntry<'_>) {
         self.seq = entry.seq;
         self.kind = Some(entry.kind);
         self.value = entry.value.clone();
         self.next = entry.next;
-        Ok(())
     }
 }
 
