@@ -599,3 +599,84 @@ fn is_sampled() -> bool {
     }
     READS.with(Sampler::takes)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use bytes::Bytes;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::env::OsFs;
+    use crate::observe::NoopMeter;
+    use crate::storage::Helpers;
+    use crate::version::TableMeta;
+
+    /// A table that nobody reads.
+    fn table() -> Arc<Table> {
+        let meta = TableMeta {
+            file: FileId(1),
+            level: Level(1),
+            file_bytes: 0,
+            entries: 0,
+            tombstones: 0,
+            raw_bytes: 0,
+            min_seq: SeqNo(0),
+            max_seq: SeqNo(0),
+            created_s: 0,
+            sections: Vec::new(),
+        };
+        let cache = TableCache::alone(0, Helpers::none());
+        let metrics = ReadMetrics::new(&NoopMeter);
+        Table::new(Arc::new(OsFs), PathBuf::new(), Arc::new(meta), cache, metrics)
+    }
+
+    /// Bounds of ranges, the first of which may be empty, the last of which may be none.
+    fn bounds() -> impl Strategy<Value = Vec<Bytes>> {
+        let key = prop_oneof![1 => Just(vec![]), 9 => proptest::collection::vec(0..3u8, 1..3)];
+        let keys = proptest::collection::btree_set(key, 0..12);
+        keys.prop_map(|keys| keys.into_iter().map(Bytes::from).collect())
+    }
+
+    /// Ranges that do not overlap, in order: those that are picked of what is between two bounds.
+    fn slices(bounds: &[Bytes], picked: u16) -> Vec<KeyRange> {
+        let ends = bounds.iter().skip(1).cloned().map(Some).chain([None]);
+        let all = bounds.iter().cloned().zip(ends).map(|(start, end)| KeyRange { start, end });
+        all.enumerate().filter(|(i, _)| picked >> i & 1 == 1).map(|(_, range)| range).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn of_a_run_a_walk_sees_what_overlaps_its_range(
+            bounds in bounds(), picked: u16, ends in bounds(), key in proptest::collection::vec(0..3u8, 0..3),
+        ) {
+            let ranges = slices(&bounds, picked);
+            let table = table();
+            let ends_of = |range: &KeyRange| std::iter::once(range.start.clone()).chain(range.end.clone());
+            let run = RunView {
+                bounds: ranges.iter().flat_map(ends_of).collect(),
+                slices: ranges.iter().map(|range| (range.clone(), Arc::clone(&table))).collect(),
+                entries: 0,
+            };
+            let range = KeyRange {
+                start: ends.first().cloned().unwrap_or_default(),
+                end: ends.iter().skip(1).last().cloned(),
+            };
+            let seen: Vec<usize> = run.within(&range).collect();
+            let overlapping = (0..ranges.len()).filter(|&i| ranges[i].overlaps(&range));
+            prop_assert_eq!(&seen, &overlapping.collect::<Vec<_>>());
+
+            let holder = ranges.iter().position(|range| range.contains(&key));
+            prop_assert_eq!(run.table_of(&key).is_some(), holder.is_some());
+            let within = run.within(&range);
+            let walk = Walk::new(Direction::Forward, Access::Wait, false);
+            let parts = Slices { runs: Arc::from([run]), at: 0, within, range: range.clone(), walk };
+            let begun = seen.iter().take_while(|&&i| *ranges[i].start <= *key).count();
+            if range.contains(&key) || range.end.as_deref() == Some(&key[..]) {
+                prop_assert_eq!(parts.part_of(&key), begun.saturating_sub(1));
+            }
+            prop_assert!(parts.len() == 0 || parts.part_of(&key) < parts.len());
+        }
+    }
+}

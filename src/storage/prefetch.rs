@@ -41,7 +41,7 @@ impl Helpers {
 
     /// For tables whose scans get no help.
     #[cfg(test)]
-    pub(super) fn none() -> Arc<Self> {
+    pub(crate) fn none() -> Arc<Self> {
         Arc::new(Self { env: Env::default(), free: AtomicUsize::new(0) })
     }
 
