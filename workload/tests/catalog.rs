@@ -10,12 +10,20 @@ use nori_workload::{
     Dataset, Durability, Options, Plan, Result, Span, Store, Style, catalog, drive, fill, run,
 };
 
-/// `TASKS`: whether clients are tasks. `LIES`: whether values are given to the wrong key.
-#[derive(Clone, Default)]
-struct Map<const TASKS: bool, const LIES: bool>(Arc<RwLock<BTreeMap<Bytes, Bytes>>>);
+const TASKS: u8 = 0;
+const FUTURES: u8 = 1;
+const THREADS: u8 = 2;
 
-impl<const TASKS: bool, const LIES: bool> Store for Map<TASKS, LIES> {
-    const STYLE: Style = if TASKS { Style::Tasks } else { Style::Threads };
+/// `STYLE`: what clients are. `LIES`: whether values are given to the wrong key.
+#[derive(Clone, Default)]
+struct Map<const STYLE: u8, const LIES: bool>(Arc<RwLock<BTreeMap<Bytes, Bytes>>>);
+
+impl<const STYLE: u8, const LIES: bool> Store for Map<STYLE, LIES> {
+    const STYLE: Style = match STYLE {
+        TASKS => Style::Tasks,
+        FUTURES => Style::Futures,
+        _ => Style::Threads,
+    };
 
     async fn open(_: &Options) -> Result<Self> {
         Ok(Self::default())
@@ -92,12 +100,17 @@ async fn every_workload<S: Store>() {
 
 #[test]
 fn every_workload_runs_on_tasks() {
-    on_a_runtime(every_workload::<Map<true, false>>());
+    on_a_runtime(every_workload::<Map<TASKS, false>>());
+}
+
+#[test]
+fn every_workload_runs_on_futures() {
+    on_a_runtime(every_workload::<Map<FUTURES, false>>());
 }
 
 #[test]
 fn every_workload_runs_on_threads() {
-    on_a_runtime(every_workload::<Map<false, false>>());
+    on_a_runtime(every_workload::<Map<THREADS, false>>());
 }
 
 #[test]
@@ -105,7 +118,7 @@ fn lies_are_found_out() {
     on_a_runtime(async {
         for name in ["readrandom", "readmissing", "ycsb-f", "fullscan"] {
             let workload = catalog::find(name, 0.001).unwrap();
-            let store = Map::<true, true>::default();
+            let store = Map::<TASKS, true>::default();
             fill(&store, workload.data).await.unwrap();
             assert!(drive(&store, &workload).await.is_err(), "{name}");
         }
@@ -119,7 +132,7 @@ fn a_run_says_what_it_took() {
     let mut workload = catalog::find("fillrandom", 0.01).unwrap();
     workload.data = Dataset { keys: 10_000, value_bytes: 100 };
     let nobody = || -> Result<Command> { unreachable!("nobody is to be killed") };
-    let measured = on_a_runtime(run::<Map<true, false>>(&options, &workload, nobody)).unwrap();
+    let measured = on_a_runtime(run::<Map<TASKS, false>>(&options, &workload, nobody)).unwrap();
     assert_eq!((measured.operations, measured.entries), (10_000, 10_000));
     assert!(measured.figure > 0.0 && measured.cost.peak_rss_bytes > 0);
     assert_eq!(measured.kinds.len(), 1);
