@@ -57,14 +57,14 @@ pub(crate) struct RawEntry<'a> {
 }
 
 impl RawEntry<'_> {
-    /// Writes its key to `key`. `sought`: what the search was for that ended here.
-    pub(crate) fn key_into(&self, key: &mut Vec<u8>, sought: &[u8]) -> Result<(), Damage> {
-        let shared =
-            sought.get(..self.shared).ok_or(damage(self.next, "a key like the one before"))?;
-        key.clear();
-        key.extend_from_slice(shared);
-        key.extend_from_slice(self.suffix);
-        Ok(())
+    /// Writes its key to `key`. `sought`: what the search was for that ended here. `None` if it is before that, which is damage.
+    pub(crate) fn key_into(&self, key: &mut Vec<u8>, sought: &[u8]) -> Option<()> {
+        let (shared, rest) = sought.split_at_checked(self.shared)?;
+        (self.suffix >= rest).then(|| {
+            key.clear();
+            key.extend_from_slice(shared);
+            key.extend_from_slice(self.suffix);
+        })
     }
 }
 
@@ -190,6 +190,9 @@ impl<'a> DataBlock<'a> {
             same_seq: flags & SAME_SEQ != 0,
         };
         let first = entries.decode(payload, 0)?;
+        if first.shared > 0 {
+            return Err(damage(0, "a whole key"));
+        }
         let prefix = first.suffix.get(..usize::from(u16::from_le_bytes(*prefix_len)));
         Ok(Self {
             payload,
@@ -230,9 +233,13 @@ impl<'a> DataBlock<'a> {
     #[inline]
     fn scan(&self, restart: usize, key: &[u8], seq: SeqNo) -> Result<Bound<'a>, Damage> {
         let mut offset = restart;
-        let mut matched = 0;
+        let (mut matched, mut key_len) = (0, 0);
         while offset < self.entries.end {
             let entry = self.entries.decode(self.payload, offset)?;
+            if entry.shared > key_len {
+                return Err(damage(offset, "a key that shares what there is"));
+            }
+            key_len = entry.shared + entry.suffix.len();
             let order = if entry.shared > matched {
                 Ordering::Less
             } else if entry.shared < matched && entry.shared > 0 {
@@ -634,6 +641,31 @@ mod tests {
         assert_eq!(payload.len(), 2 * (3 + 1 + 1) + 2 + 8 + 16);
     }
 
+    #[test]
+    fn keys_that_cannot_follow_each_other_are_damage_to_whoever_comes_by() {
+        let entry = |key: &[u8]| (key.to_vec(), SeqNo(1), ValueKind::Put, b"v".to_vec());
+        let payload = build(&[entry(b"b"), entry(b"bd"), entry(b"bf")], 16);
+        // Each entry: shared << 1, unshared, length of the value, suffix, value.
+        assert_eq!(payload[..15], [0, 1, 1, b'b', b'v', 2, 1, 1, b'd', b'v', 2, 1, 1, b'f', b'v']);
+        let changed = |at: usize, byte: u8| {
+            let mut payload = payload.clone();
+            payload[at] = byte;
+            payload
+        };
+        let found = |payload: &[u8]| {
+            let bound =
+                DataBlock::parse(payload).and_then(|block| block.lower_bound(b"bda", SeqNo::MAX));
+            let mut key = b"before".to_vec();
+            let written =
+                bound.map(|bound| bound.entry.and_then(|entry| entry.key_into(&mut key, b"bda")));
+            (written, key)
+        };
+        assert_eq!(found(&payload), (Ok(Some(())), b"bf".to_vec()));
+        assert_eq!(found(&changed(13, b'a')), (Ok(None), b"before".to_vec()), "ba behind bd");
+        assert!(found(&changed(0, 2)).0.is_err(), "shares with nothing");
+        assert!(found(&changed(5, 4)).0.is_err(), "shares more than there is");
+    }
+
     proptest! {
         #[test]
         fn entries_come_back(entries in entries(), interval in 1usize..64) {
@@ -660,7 +692,7 @@ mod tests {
                 prop_assert_eq!(bound.exact, expected.is_some_and(|entry| entry.0 == *key));
                 if let (Some(entry), Some(expected)) = (bound.entry, expected) {
                     let mut found = vec![7];
-                    entry.key_into(&mut found, key).unwrap();
+                    prop_assert!(entry.key_into(&mut found, key).is_some());
                     prop_assert_eq!(&found, &expected.0);
                 }
             }

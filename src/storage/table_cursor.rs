@@ -145,9 +145,11 @@ impl TableCursor {
             let ends_here = self.source.ends_in(spot, &self.range)?;
             let damaged = |damage: Damage| damage.of(self.source.table.path(), extent.offset);
             let block = DataBlock::parse(&payload).map_err(damaged)?;
-            if let Some(entry) = block.lower_bound(key, SeqNo::MAX).map_err(damaged)?.entry {
+            let bound = block.lower_bound(key, SeqNo::MAX).map_err(damaged)?;
+            if let Some(entry) = bound.entry {
                 let forward = &mut self.forward;
-                entry.key_into(&mut forward.key, key).map_err(damaged)?;
+                let before = Damage { offset: u64_of(bound.offset), expected: "entries in order" };
+                entry.key_into(&mut forward.key, key).ok_or(before).map_err(damaged)?;
                 forward.codec = block.entries();
                 forward.base = extent.offset;
                 forward.ends_here = ends_here;
