@@ -30,7 +30,7 @@ use crate::stats::{LevelStats, Pressure, Stats};
 use crate::storage::TableCheck;
 use crate::storage::layout::Layout;
 use crate::turn;
-use crate::types::{KeyRange, SeqNo, u64_of};
+use crate::types::{CompactionMode, KeyRange, SeqNo, u64_of};
 use crate::view::{Lookup, Tree, View, Views};
 
 /// An open database. Clones are handles to the same engine; it ends with [`shutdown`](Self::shutdown).
@@ -60,17 +60,6 @@ struct Ending {
     /// What a shutdown that was asked for will have come to.
     answer: Option<oneshot::Receiver<Result<()>>>,
     result: Option<Result<()>>,
-}
-
-/// How thorough [`LsmEngine::compact_range`] is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum CompactionMode {
-    /// Everything in the range goes to the deepest level that holds data, and is one run there in each of its slots. What was
-    /// deleted, expired or overwritten goes, but for what a snapshot reads. A slot that is one run already is written anew only if
-    /// something in it was deleted or expires.
-    #[default]
-    Full,
 }
 
 impl LsmEngine {
@@ -260,11 +249,10 @@ impl LsmEngine {
         range: impl Into<KeyRange>,
         mode: CompactionMode,
     ) -> Result<()> {
-        let CompactionMode::Full = mode;
         let range = range.into();
         self.flush().await?;
         let (reply, answer) = oneshot::channel();
-        self.inner.shared.routes.scheduler.ring(scheduler::Msg::Compact(range, reply));
+        self.inner.shared.routes.scheduler.ring(scheduler::Msg::Compact(range, mode, reply));
         answer.await.unwrap_or(Err(Error::Interrupted { component: "scheduler" }))
     }
 

@@ -175,6 +175,22 @@ impl KeyRange {
     }
 }
 
+/// How thorough [`LsmEngine::compact_range`](crate::LsmEngine::compact_range) is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CompactionMode {
+    /// Everything in the range goes to the deepest level that holds data, and is one run there in each of its slots. What was
+    /// deleted, expired or overwritten goes, but for what a snapshot reads. A slot that is one run already is written anew only if
+    /// something in it was deleted or expires: what it keeps for a snapshot that is gone meanwhile stays.
+    #[default]
+    Full,
+    /// The same, and every slot is written anew: what was kept for snapshots that are gone goes, too, and all data has the
+    /// configured compression, block size and filters.
+    ///
+    /// Cost: reads and writes everything in the range.
+    Rewrite,
+}
+
 impl From<RangeFull> for KeyRange {
     fn from(_: RangeFull) -> Self {
         Self::all()

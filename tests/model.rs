@@ -253,7 +253,9 @@ impl World {
             }
             Op::Compact { from, to } => {
                 let range = KeyRange::new(key(from), to.map(key));
-                self.engine().compact_range(range, CompactionMode::Full).await.unwrap();
+                let mode =
+                    if from % 2 == 0 { CompactionMode::Full } else { CompactionMode::Rewrite };
+                self.engine().compact_range(range, mode).await.unwrap();
             }
             Op::Idle => self.engine().wait_idle().await.unwrap(),
             Op::Wait(seconds) => tokio::time::sleep(Duration::from_secs(seconds.into())).await,

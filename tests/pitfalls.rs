@@ -345,6 +345,29 @@ fn compact_range_rewrites_and_collects_deleted_data() {
 }
 
 #[test]
+fn a_rewrite_drops_what_was_overwritten_while_a_snapshot_held_it() {
+    in_paused_time(async {
+        let engine = tiny(&SimFs::new(13)).await;
+        fill(&engine, 200, 3).await;
+        let snapshot = engine.snapshot();
+        fill(&engine, 200, 3).await;
+        engine.compact_range(.., CompactionMode::Full).await.unwrap();
+        drop(snapshot);
+        let held = engine.approximate_size(..);
+        engine.compact_range(.., CompactionMode::Full).await.unwrap();
+        assert_eq!(engine.approximate_size(..), held, "nothing tells what could go");
+        engine.compact_range(.., CompactionMode::Rewrite).await.unwrap();
+        let left = engine.approximate_size(..);
+        assert!(left * 3 < held * 2, "{left} of {held} bytes are left");
+        let bytes_in = engine.stats().compaction_bytes_in;
+        engine.compact_range("key000050".."key000051", CompactionMode::Rewrite).await.unwrap();
+        let read = engine.stats().compaction_bytes_in - bytes_in;
+        assert!((1..left).contains(&read), "{read} bytes were read for one key of {left} bytes");
+        assert_eq!(all(&engine).await.len(), 200);
+    });
+}
+
+#[test]
 fn guards_are_learned_from_the_data() {
     in_paused_time(async {
         let engine = with(&SimFs::new(12), |config| config.l1_slot_count = 8).await;

@@ -19,8 +19,8 @@ use super::timer::{Timer, send_after};
 use super::{compactor, manifest_keeper};
 use crate::error::{Error, Result};
 use crate::observe::VizEvent;
-use crate::policy::{BacklogLoad, Busy, FullCompaction, Lane, Load, Outcome, Plan, Policy};
-use crate::types::{KeyRange, SeqNo, SlotId, u64_of};
+use crate::policy::{BacklogLoad, Busy, FullCompaction, Lane, Load, Outcome, Plan, Policy, Wanted};
+use crate::types::{CompactionMode, KeyRange, SeqNo, SlotId, u64_of};
 use crate::version::{EditOp, Version};
 
 /// Time between two observations of the load.
@@ -41,7 +41,7 @@ pub(crate) enum Msg {
     /// Look at the load.
     Tick,
     /// Bring a key range down into the last level.
-    Compact(KeyRange, oneshot::Sender<Result<()>>),
+    Compact(KeyRange, CompactionMode, oneshot::Sender<Result<()>>),
 }
 
 #[derive(Debug)]
@@ -117,9 +117,9 @@ impl Actor for Scheduler {
                     state.shared.routes.manifest_keeper.ring(manifest_keeper::Msg::Sweep);
                 }
             }
-            Msg::Compact(range, reply) => {
+            Msg::Compact(range, mode, reply) => {
                 let view = state.shared.views.load();
-                let work = FullCompaction::begin(view.version(), range);
+                let work = FullCompaction::begin(view.version(), range, mode);
                 let (running, failures) = (BTreeSet::new(), BTreeMap::new());
                 state.demands.push(Demand { work, running, failures, reply });
             }
@@ -264,9 +264,8 @@ fn demanded(
     let mut plans = Vec::new();
     let (mut waiting, mut served) = (Vec::new(), Vec::new());
     for mut demand in std::mem::take(demands) {
-        let wanted = demand.work.wanted(load.version);
         let is_stuck = |plan: &Plan| plan.reads(load.version).any(|t| load.damaged.contains(&t));
-        let (stuck, sound): (Vec<_>, Vec<_>) = wanted.into_iter().partition(is_stuck);
+        let Wanted { sound, stuck } = demand.work.wanted(load.version, is_stuck);
         // What only stands in the way may yet be helped by what runs.
         let is_final = |plan: &&Plan| taken.is_empty() || demand.work.concerns(plan, load.version);
         let read = stuck.iter().filter(is_final).flat_map(|plan| plan.reads(load.version));

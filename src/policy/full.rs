@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::bandit::{Kind, Temperature};
 use super::{Lane, Plan, PlanAction, fanout};
-use crate::types::{FileId, KeyRange, Level, SeqNo, SlotId};
+use crate::types::{CompactionMode, FileId, KeyRange, Level, SeqNo, SlotId};
 use crate::version::{LevelState, Run, RunId, Slot, Version};
 
 /// A compaction of a key range, from the moment it was asked for. Writes that come later are none of its business.
@@ -19,47 +19,75 @@ pub(crate) struct FullCompaction {
     since: FileId,
     /// Writes up to this one are brought down.
     upto: SeqNo,
+    mode: CompactionMode,
+}
+
+/// What a compaction on demand has left to do.
+#[derive(Debug, Default)]
+pub(crate) struct Wanted {
+    pub(crate) sound: Vec<Plan>,
+    /// Plans that cannot be run.
+    pub(crate) stuck: Vec<Plan>,
 }
 
 impl FullCompaction {
     /// Begins to compact what `version` holds in `range`. Flush memtables before.
-    pub(crate) fn begin(version: &Version, range: KeyRange) -> Self {
-        let deepest = version.deepest().unwrap_or_default().max(Level(1));
-        Self { range, target: deepest, since: version.next_file, upto: version.last_seq }
+    pub(crate) fn begin(version: &Version, range: KeyRange, mode: CompactionMode) -> Self {
+        let target = version.deepest().unwrap_or_default().max(Level(1));
+        Self { range, target, since: version.next_file, upto: version.last_seq, mode }
     }
 
-    /// The next plans, of the uppermost level that still holds something of it; what is full below goes first. Run those that do not
-    /// conflict, and ask again. It is done when there are none.
-    pub(crate) fn wanted(&self, version: &Version) -> Vec<Plan> {
+    /// The next plans, of the uppermost level that still holds something of it and where some can be run; what is full below goes
+    /// first. Run those that do not conflict, and ask again. It is done when there are none.
+    ///
+    /// `is_stuck`: whether a plan cannot be run. What lies below is not left for that.
+    pub(crate) fn wanted(&self, version: &Version, is_stuck: impl Fn(&Plan) -> bool) -> Wanted {
         let target = self.target_in(version);
-        if let Some(oldest) = version.l0_runs().last() {
-            let due = version.l0_runs().iter().any(|run| self.is_due(version, run));
-            let full = self.full_slots(version, Level(1), &KeyRange::all());
-            if due && full.is_empty() {
-                let slot = SlotId { level: Level::L0, start: Bytes::new() };
-                return vec![plan(slot, PlanAction::Admit { run: oldest.id }, 0)];
-            }
-            if due && target == Level(1) {
-                return full;
-            }
-            if due {
-                // L1 has no room: the slots that lack it go down, whether or not they are in the range.
-                return self.down(version, Level(1), &full);
-            }
-        }
-        for index in 1..target.0 {
-            let level = Level(index);
-            let Some(state) = version.level(level) else { break };
-            let due = state
-                .overlapping(&self.range)
-                .filter(|(_, slot)| slot.runs.iter().any(|run| self.is_due(version, run)));
-            let plans: Vec<Plan> =
-                due.map(|(_, slot)| all_runs(version, level, slot, Kind::Promote)).collect();
-            if !plans.is_empty() {
-                return self.down(version, level, &plans);
+        let mut wanted = Wanted::default();
+        for level in (0..=target.0).map(Level) {
+            let plans = match level {
+                Level::L0 => self.admission(version, target),
+                level if level < target => self.promotions(version, level),
+                _ => self.settle(version, target),
+            };
+            let (stuck, sound): (Vec<_>, Vec<_>) = plans.into_iter().partition(&is_stuck);
+            wanted.stuck.extend(stuck);
+            if !sound.is_empty() {
+                wanted.sound = sound;
+                break;
             }
         }
-        self.settle(version, target)
+        wanted
+    }
+
+    /// From L0: its oldest run, or where L1 has no room for it.
+    fn admission(&self, version: &Version, target: Level) -> Vec<Plan> {
+        let runs = version.l0_runs();
+        let Some(oldest) = runs.last().filter(|_| runs.iter().any(|run| self.is_due(version, run)))
+        else {
+            return Vec::new();
+        };
+        let full = self.full_slots(version, Level(1), &KeyRange::all());
+        if full.is_empty() {
+            let slot = SlotId { level: Level::L0, start: Bytes::new() };
+            return vec![plan(slot, PlanAction::Admit { run: oldest.id }, 0)];
+        }
+        if target == Level(1) {
+            return full;
+        }
+        // The slots that lack room go down, whether or not they are in the range.
+        self.down(version, Level(1), &full)
+    }
+
+    /// From a level between L0 and the target.
+    fn promotions(&self, version: &Version, level: Level) -> Vec<Plan> {
+        let Some(state) = version.level(level) else { return Vec::new() };
+        let due = state
+            .overlapping(&self.range)
+            .filter(|(_, slot)| slot.runs.iter().any(|run| self.is_due(version, run)));
+        let plans: Vec<Plan> =
+            due.map(|(_, slot)| all_runs(version, level, slot, Kind::Promote)).collect();
+        self.down(version, level, &plans)
     }
 
     /// Whether what a plan is for lies in the range, and does not only stand in the way of something that does.
@@ -126,11 +154,12 @@ impl FullCompaction {
         })
     }
 
-    /// Whether a run has tombstones or entries that expire, in tables from before.
+    /// Whether a run has to be written anew: it has tables from before, with something that could go as far as they tell.
     fn is_stale(&self, version: &Version, run: &Run) -> bool {
-        run.slices.iter().any(|slice| {
+        run.slices.iter().filter(|slice| slice.table < self.since).any(|slice| {
             let sums = version.slice_sums(slice);
-            slice.table < self.since && (sums.tombstones > 0 || sums.min_expiry_s != u32::MAX)
+            let could_go = sums.tombstones > 0 || sums.min_expiry_s != u32::MAX;
+            could_go || self.mode == CompactionMode::Rewrite
         })
     }
 }

@@ -28,7 +28,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 pub(crate) use fanout::BlockReads;
-pub(crate) use full::FullCompaction;
+pub(crate) use full::{FullCompaction, Wanted};
 #[cfg(test)]
 pub(crate) use heat::SAMPLING;
 pub(crate) use heat::{Sampler, SlotCounters, counters_for};

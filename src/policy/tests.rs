@@ -14,9 +14,9 @@ use super::{
     SlotCounters, counters_for, trivial_move,
 };
 use crate::config::{ATLLConfig, DefaultK, IoConfig, MemtableConfig};
-use crate::types::{FileId, KeyRange, Level, SeqNo, SlotId, u64_of};
+use crate::types::{CompactionMode, FileId, KeyRange, Level, SeqNo, SlotId, u64_of};
 use crate::version::testing::{ENTRY_BYTES, Tree, key};
-use crate::version::{EditOp, RunId};
+use crate::version::{EditOp, RunId, Version};
 
 /// A policy at work on a tree without files.
 struct World {
@@ -403,11 +403,16 @@ fn no_split_while_an_admission_runs_and_none_beside_work_below() {
     assert!(!split(&world.plans(&[below], 8)));
 }
 
+/// What is left to do where nothing is damaged.
+fn wanted(compaction: &FullCompaction, version: &Version) -> Vec<Plan> {
+    compaction.wanted(version, |_| false).sound
+}
+
 fn some_plan(level: Level) -> Plan {
     let mut tree = Tree::new(5);
     tree.flush(&[(1, false)]);
-    let compaction = FullCompaction::begin(&tree.version, KeyRange::all());
-    let plan = compaction.wanted(&tree.version).remove(0);
+    let compaction = FullCompaction::begin(&tree.version, KeyRange::all(), CompactionMode::Full);
+    let plan = wanted(&compaction, &tree.version).remove(0);
     Plan { slot: SlotId { level, start: Bytes::new() }, level, ..plan }
 }
 
@@ -754,11 +759,12 @@ fn a_full_compaction_leaves_one_run_per_slot_and_no_tombstone() {
     let mut world = World::new(config());
     world.fill(80, 9);
     world.delete_a_third();
-    let compaction = FullCompaction::begin(&world.tree.version, KeyRange::all());
+    let compaction =
+        FullCompaction::begin(&world.tree.version, KeyRange::all(), CompactionMode::Full);
     let mut rounds = 0;
     loop {
         let mut taken = Vec::new();
-        for plan in compaction.wanted(&world.tree.version) {
+        for plan in wanted(&compaction, &world.tree.version) {
             let touches = Busy::of(&plan, &world.tree.version);
             if !touches.conflicts_with_any(&taken) {
                 taken.push(touches);
@@ -784,7 +790,7 @@ fn a_full_compaction_follows_what_is_taken_further_down_meanwhile() {
     world.delete_a_third();
     world.settle();
     let version = world.tree.version.clone();
-    let compaction = FullCompaction::begin(&version, KeyRange::all());
+    let compaction = FullCompaction::begin(&version, KeyRange::all(), CompactionMode::Full);
     let deepest = version.deepest().unwrap();
     let level = version.level(deepest).unwrap();
     let whole = KeyRange::all();
@@ -796,7 +802,7 @@ fn a_full_compaction_follows_what_is_taken_further_down_meanwhile() {
     }
     assert!(world.tree.version.deepest().unwrap() > deepest, "{}", world.picture());
     let mut rounds = 0;
-    while let Some(plan) = compaction.wanted(&world.tree.version).first() {
+    while let Some(plan) = wanted(&compaction, &world.tree.version).first() {
         world.run(plan);
         rounds += 1;
         assert!(rounds < 2000, "{}", world.picture());
@@ -805,16 +811,56 @@ fn a_full_compaction_follows_what_is_taken_further_down_meanwhile() {
 }
 
 #[test]
+fn a_full_compaction_settles_what_lies_below_damage() {
+    let mut world = World::new(config());
+    world.fill(40, 12);
+    world.delete_a_third();
+    world.settle();
+    let deepest = world.tree.version.deepest().unwrap();
+    let later: Vec<_> =
+        world.tree.truth.keys().copied().step_by(9).map(|key| (key, false)).collect();
+    world.tree.flush(&later);
+    let run = world.tree.version.l0_runs()[0].id;
+    world.run(&Plan { action: PlanAction::Admit { run }, ..some_plan(Level::L0) });
+    let above = &world.tree.version.level(Level(1)).unwrap().slots;
+    let damaged = above.iter().find_map(|slot| slot.runs.first()).unwrap().slices[0].table;
+    assert!(deepest > Level(1), "{}", world.picture());
+    let compaction =
+        FullCompaction::begin(&world.tree.version, KeyRange::all(), CompactionMode::Full);
+    let next = |world: &World| {
+        let version = &world.tree.version;
+        compaction.wanted(version, |plan| plan.reads(version).any(|table| table == damaged))
+    };
+    let mut rounds = 0;
+    while let Some(plan) = next(&world).sound.first() {
+        world.run(plan);
+        rounds += 1;
+        assert!(rounds < 2000, "{}", world.picture());
+    }
+    assert!(!next(&world).stuck.is_empty() && rounds > 0, "{}", world.picture());
+    let version = &world.tree.version;
+    for slot in &version.level(deepest).unwrap().slots {
+        let tombstones: u64 = slot
+            .runs
+            .iter()
+            .flat_map(|run| &run.slices)
+            .map(|slice| version.slice_sums(slice).tombstones)
+            .sum();
+        assert!(slot.runs.len() <= 1 && tombstones == 0, "{}", world.picture());
+    }
+}
+
+#[test]
 fn a_full_compaction_of_a_range_leaves_other_slots_alone() {
     let mut world = World::new(config());
     world.fill(80, 10);
     let before = world.tree.version.clone();
     let range = KeyRange::new(key(0), Some(key(1000)));
-    let compaction = FullCompaction::begin(&before, range);
-    while let Some(plan) = compaction.wanted(&world.tree.version).first() {
+    let compaction = FullCompaction::begin(&before, range, CompactionMode::Full);
+    while let Some(plan) = wanted(&compaction, &world.tree.version).first() {
         world.run(plan);
     }
-    let last = |version: &crate::version::Version| version.levels[1].slots.last().cloned();
+    let last = |version: &Version| version.levels[1].slots.last().cloned();
     assert_eq!(last(&before), last(&world.tree.version));
     let top = world.tree.version.slot_of(Level(1), &key(1)).unwrap().1;
     let tables = top.runs.iter().flat_map(|run| &run.slices);
