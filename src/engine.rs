@@ -240,10 +240,12 @@ impl LsmEngine {
         self.inner.shared.flush(false).await
     }
 
-    /// Compacts a range, and everything below it, whatever the scheduler thinks of it.
+    /// Compacts a range, and everything below it, whatever the scheduler thinks of it. Begins when the compactions have ended that
+    /// are under way.
     ///
     /// # Errors
-    /// Why a flush failed, or a compaction several times, or [`Error::Interrupted`] if the scheduler was restarted meanwhile.
+    /// Why a flush failed, or a compaction several times; [`Error::Corrupt`] if a damaged table is in the way, once all is done that
+    /// can be without it; [`Error::Interrupted`] if the scheduler was restarted meanwhile.
     pub async fn compact_range(
         &self,
         range: impl Into<KeyRange>,

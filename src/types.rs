@@ -184,10 +184,10 @@ pub enum CompactionMode {
     /// something in it was deleted or expires: what it keeps for a snapshot that is gone meanwhile stays.
     #[default]
     Full,
-    /// The same, and every slot is written anew: what was kept for snapshots that are gone goes, too, and all data has the
-    /// configured compression, block size and filters.
+    /// The same, and every slot that holds something of the range is written anew: what was kept for snapshots that are gone goes,
+    /// too, and all of it has the configured compression, block size and filters.
     ///
-    /// Cost: reads and writes everything in the range.
+    /// Cost: reads and writes all of those slots once or more.
     Rewrite,
 }
 

@@ -38,8 +38,9 @@ impl BusyBoard {
         WorkLease { id, board: Arc::clone(self) }
     }
 
-    pub(crate) fn list(&self) -> Vec<Busy> {
-        self.locked().work.values().cloned().collect()
+    /// All work in progress, by number.
+    pub(crate) fn list(&self) -> BTreeMap<u64, Busy> {
+        self.locked().work.clone()
     }
 
     pub(crate) fn len(&self) -> usize {

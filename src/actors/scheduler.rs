@@ -58,7 +58,13 @@ pub(crate) struct State {
 /// A compaction on demand.
 #[derive(Debug)]
 struct Demand {
-    work: FullCompaction,
+    range: KeyRange,
+    mode: CompactionMode,
+    /// Work that was in progress when it was asked for. It may keep what a snapshot read that was gone by then: its tables must not be
+    /// taken for those of the demand, which begins when it has ended.
+    before: BTreeSet<u64>,
+    /// `None`: not begun.
+    work: Option<FullCompaction>,
     /// Slots that are being compacted for it.
     running: BTreeSet<SlotId>,
     /// How often that failed in a row, and why at first.
@@ -118,10 +124,15 @@ impl Actor for Scheduler {
                 }
             }
             Msg::Compact(range, mode, reply) => {
-                let view = state.shared.views.load();
-                let work = FullCompaction::begin(view.version(), range, mode);
-                let (running, failures) = (BTreeSet::new(), BTreeMap::new());
-                state.demands.push(Demand { work, running, failures, reply });
+                state.demands.push(Demand {
+                    range,
+                    mode,
+                    before: state.shared.busy.list().into_keys().collect(),
+                    work: None,
+                    running: BTreeSet::new(),
+                    failures: BTreeMap::new(),
+                    reply,
+                });
             }
         }
         plan(state);
@@ -228,11 +239,14 @@ fn plan(state: &mut State) {
         return; // the engine goes down: whatever is started now fails at once
     }
     let generation = shared.generation.load(Ordering::Acquire);
-    let busy = shared.busy.list();
+    let busy = shared.busy.list(); // before the version: what has left it is in there
+    for demand in &mut state.demands {
+        demand.before.retain(|id| busy.contains_key(id));
+    }
     let plans = with_load(&shared, |load| {
         let debt = state.policy.debt(load.version, load.damaged);
         shared.debt.store(debt, Ordering::Relaxed);
-        let mut taken = busy.clone();
+        let mut taken = busy.values().cloned().collect();
         let mut plans = demanded(&mut state.demands, load, &mut taken, &shared);
         plans.extend(state.policy.plan(load, &taken, PLANS));
         plans.into_iter().map(|plan| (Busy::of(&plan, load.version), plan)).collect::<Vec<_>>()
@@ -264,14 +278,21 @@ fn demanded(
     let mut plans = Vec::new();
     let (mut waiting, mut served) = (Vec::new(), Vec::new());
     for mut demand in std::mem::take(demands) {
+        if !demand.before.is_empty() {
+            waiting.push(demand);
+            continue;
+        }
+        let begin = || FullCompaction::begin(load.version, demand.range.clone(), demand.mode);
+        let work = demand.work.get_or_insert_with(begin);
         let is_stuck = |plan: &Plan| plan.reads(load.version).any(|t| load.damaged.contains(&t));
-        let Wanted { sound, stuck } = demand.work.wanted(load.version, is_stuck);
+        let Wanted { sound, stuck } = work.wanted(load.version, is_stuck);
         // What only stands in the way may yet be helped by what runs.
-        let is_final = |plan: &&Plan| taken.is_empty() || demand.work.concerns(plan, load.version);
-        let read = stuck.iter().filter(is_final).flat_map(|plan| plan.reads(load.version));
+        let is_final =
+            taken.is_empty() || stuck.iter().all(|plan| work.concerns(plan, load.version));
+        let read = stuck.iter().flat_map(|plan| plan.reads(load.version));
         let answer = match shared.quarantine.first_of(read) {
             _ if stuck.is_empty() && sound.is_empty() => Some(Ok(())),
-            Some(damage) if sound.is_empty() => Some(Err(damage.error())),
+            Some(damage) if sound.is_empty() && is_final => Some(Err(damage.error())),
             _ => demand.given_up().map(Err),
         };
         if let Some(answer) = answer {

@@ -642,7 +642,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_that_cannot_follow_each_other_are_damage_to_whoever_comes_by() {
+    fn keys_that_cannot_follow_each_other_are_damage_to_whoever_seeks_among_them() {
         let entry = |key: &[u8]| (key.to_vec(), SeqNo(1), ValueKind::Put, b"v".to_vec());
         let payload = build(&[entry(b"b"), entry(b"bd"), entry(b"bf")], 16);
         // Each entry: shared << 1, unshared, length of the value, suffix, value.

@@ -40,7 +40,7 @@ impl FullCompaction {
     /// The next plans, of the uppermost level that still holds something of it and where some can be run; what is full below goes
     /// first. Run those that do not conflict, and ask again. It is done when there are none.
     ///
-    /// `is_stuck`: whether a plan cannot be run. What lies below is not left for that.
+    /// `is_stuck`: whether a plan cannot be run. The levels below are not left for that.
     pub(crate) fn wanted(&self, version: &Version, is_stuck: impl Fn(&Plan) -> bool) -> Wanted {
         let target = self.target_in(version);
         let mut wanted = Wanted::default();
@@ -135,7 +135,7 @@ impl FullCompaction {
         let unsettled = state.overlapping(&self.range).filter(|(_, slot)| {
             let mut due = slot.runs.iter().filter(|run| self.is_due(version, run));
             match (due.next(), due.next()) {
-                (Some(run), None) => self.is_stale(version, run),
+                (Some(run), None) => self.is_stale(version, run, target),
                 (Some(_), Some(_)) => true,
                 (None, _) => false,
             }
@@ -154,12 +154,18 @@ impl FullCompaction {
         })
     }
 
-    /// Whether a run has to be written anew: it has tables from before, with something that could go as far as they tell.
-    fn is_stale(&self, version: &Version, run: &Run) -> bool {
-        run.slices.iter().filter(|slice| slice.table < self.since).any(|slice| {
+    /// Whether a run has to be written anew: tables from before hold what could go as far as they tell, or everything is to be as it
+    /// would be written here and now.
+    fn is_stale(&self, version: &Version, run: &Run, target: Level) -> bool {
+        run.slices.iter().any(|slice| {
+            let is_from_before = slice.table < self.since;
             let sums = version.slice_sums(slice);
             let could_go = sums.tombstones > 0 || sums.min_expiry_s != u32::MAX;
-            could_go || self.mode == CompactionMode::Rewrite
+            let written_for = version.tables.get(&slice.table).map(|table| table.level);
+            match self.mode {
+                CompactionMode::Full => is_from_before && could_go,
+                CompactionMode::Rewrite => is_from_before || written_for != Some(target),
+            }
         })
     }
 }

@@ -784,6 +784,42 @@ fn a_full_compaction_leaves_one_run_per_slot_and_no_tombstone() {
 }
 
 #[test]
+fn a_rewrite_leaves_no_table_that_was_written_before_or_for_another_level() {
+    let mut world = World::new(config());
+    let admitted = |world: &mut World, items: &[(u32, bool)]| {
+        world.tree.flush(items);
+        let run = world.tree.version.l0_runs()[0].id;
+        world.run(&Plan { action: PlanAction::Admit { run }, ..some_plan(Level::L0) });
+    };
+    admitted(&mut world, &[(1, false)]);
+    for level in [Level(1), Level(2)] {
+        let slots = &world.tree.version.level(level).unwrap().slots;
+        let slot = slots.iter().find(|slot| !slot.runs.is_empty()).unwrap();
+        let runs = slot.runs.iter().map(|run| run.id).collect();
+        let id = SlotId { level, start: slot.start.clone() };
+        let action = PlanAction::Promote { runs };
+        world.run(&Plan { action, slot: id, ..some_plan(level) });
+    }
+    // Where nothing lies below: two runs are merged for the next level, and moved on from there.
+    for _ in 0..2 {
+        admitted(&mut world, &[(1000, false), (1001, false)]);
+    }
+    let before = world.tree.version.clone();
+    let range = KeyRange::new(key(1000), None);
+    let compaction = FullCompaction::begin(&before, range.clone(), CompactionMode::Rewrite);
+    let mut names = Vec::new();
+    while let Some(plan) = wanted(&compaction, &world.tree.version).first() {
+        names.push(plan.action.name());
+        world.run(plan);
+        assert!(names.len() < 100, "{}", world.picture());
+    }
+    let tables = world.tree.version.tables.iter().filter(|(_, table)| table.meets(&range));
+    let tables: Vec<_> = tables.map(|(id, table)| (*id >= before.next_file, table.level)).collect();
+    assert_eq!(tables, [(true, Level(3))], "{names:?}: {}", world.picture());
+    world.tree.check_reads();
+}
+
+#[test]
 fn a_full_compaction_follows_what_is_taken_further_down_meanwhile() {
     let mut world = World::new(config());
     world.fill(40, 12);
