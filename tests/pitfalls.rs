@@ -13,8 +13,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use nori_lsm::env::sim::{Fault, ManualClock, Operation, SimFs, Trouble, sim_env};
-use nori_lsm::env::{Env, Fs, OsFs};
+use nori_lsm::env::sim::{
+    Fault, Latency, ManualClock, Operation, SimFs, Trouble, VirtualClock, sim_env,
+};
+use nori_lsm::env::{Blocking, Env, Fs, OsFs};
 use nori_lsm::observe::{CompactionKind, Counter, Gauge, Histogram, Meter, NoopMeter, VizEvent};
 use nori_lsm::{
     ATLLConfig, CompactionMode, Compression, CompressionConfig, Durability, Error, FilterConfig,
@@ -364,6 +366,29 @@ fn a_rewrite_drops_what_was_overwritten_while_a_snapshot_held_it() {
         let read = engine.stats().compaction_bytes_in - bytes_in;
         assert!((1..left).contains(&read), "{read} bytes were read for one key of {left} bytes");
         assert_eq!(all(&engine).await.len(), 200);
+    });
+}
+
+#[test]
+fn a_rewrite_drops_what_a_compaction_under_way_keeps_for_a_snapshot_that_is_gone() {
+    in_paused_time(async {
+        for instant in 0..40 {
+            let fs = SimFs::new(14);
+            let blocking = Blocking::Delayed(Latency::new(instant, Duration::from_millis(10)));
+            let env = Env { blocking, ..sim_env(&fs, VirtualClock::default()) };
+            let engine = LsmEngine::open_in(world::config(), env).await.unwrap();
+            fill(&engine, 60, 2).await;
+            let snapshot = engine.snapshot();
+            fill(&engine, 60, 4).await;
+            engine.flush().await.unwrap();
+            tokio::time::sleep(Duration::from_millis(instant)).await;
+            drop(snapshot);
+            engine.compact_range(.., CompactionMode::Rewrite).await.unwrap();
+            let left = engine.approximate_size(..);
+            engine.compact_range(.., CompactionMode::Rewrite).await.unwrap();
+            assert_eq!(engine.approximate_size(..), left, "at {instant}");
+            engine.shutdown().await.unwrap();
+        }
     });
 }
 
