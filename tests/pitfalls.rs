@@ -380,8 +380,12 @@ fn a_rewrite_drops_what_a_compaction_under_way_keeps_for_a_snapshot_that_is_gone
             fill(&engine, 60, 2).await;
             let snapshot = engine.snapshot();
             fill(&engine, 60, 4).await;
-            engine.flush().await.unwrap();
+            engine.wait_idle().await.unwrap();
+            let other = engine.clone();
+            let given_up =
+                tokio::spawn(async move { other.compact_range(.., CompactionMode::Rewrite).await });
             tokio::time::sleep(Duration::from_millis(instant)).await;
+            given_up.abort(); // what it began goes on
             drop(snapshot);
             engine.compact_range(.., CompactionMode::Rewrite).await.unwrap();
             let left = engine.approximate_size(..);
@@ -584,7 +588,7 @@ impl Meter for Events {
 /// An engine, and what it tells.
 async fn watched(seed: u64, config: ATLLConfig) -> (LsmEngine, Events) {
     let events = Events::default();
-    let clock = nori_lsm::env::sim::VirtualClock::default();
+    let clock = VirtualClock::default();
     let env = Env { meter: Arc::new(events.clone()), ..sim_env(&SimFs::new(seed), clock) };
     (LsmEngine::open_in(config, env).await.unwrap(), events)
 }
