@@ -104,6 +104,32 @@ impl World {
         }
     }
 
+    /// Flushes `items`, and admits them to L1.
+    fn admit(&mut self, items: &[(u32, bool)]) {
+        self.tree.flush(items);
+        let run = self.tree.version.l0_runs()[0].id;
+        self.run(&Plan { action: PlanAction::Admit { run }, ..some_plan(Level::L0) });
+    }
+
+    /// Runs what `compaction` wants, one plan after the other, but for those that read `damaged`. What they did.
+    fn complete(
+        &mut self,
+        compaction: &FullCompaction,
+        damaged: Option<FileId>,
+    ) -> Vec<&'static str> {
+        let mut names = Vec::new();
+        loop {
+            let version = &self.tree.version;
+            let is_stuck = |plan: &Plan| plan.reads(version).any(|table| Some(table) == damaged);
+            let Some(plan) = compaction.wanted(version, is_stuck).sound.into_iter().next() else {
+                return names;
+            };
+            names.push(plan.action.name());
+            assert!(names.len() < 2000, "{}", self.picture());
+            self.run(&plan);
+        }
+    }
+
     /// Everything is one run per slot of the deepest level, without a tombstone, and reads as it should.
     fn check_compacted(&self) {
         self.tree.check_reads();
@@ -786,12 +812,7 @@ fn a_full_compaction_leaves_one_run_per_slot_and_no_tombstone() {
 #[test]
 fn a_rewrite_leaves_no_table_that_was_written_before_or_for_another_level() {
     let mut world = World::new(config());
-    let admitted = |world: &mut World, items: &[(u32, bool)]| {
-        world.tree.flush(items);
-        let run = world.tree.version.l0_runs()[0].id;
-        world.run(&Plan { action: PlanAction::Admit { run }, ..some_plan(Level::L0) });
-    };
-    admitted(&mut world, &[(1, false)]);
+    world.admit(&[(1, false)]);
     for level in [Level(1), Level(2)] {
         let slots = &world.tree.version.level(level).unwrap().slots;
         let slot = slots.iter().find(|slot| !slot.runs.is_empty()).unwrap();
@@ -802,17 +823,13 @@ fn a_rewrite_leaves_no_table_that_was_written_before_or_for_another_level() {
     }
     // Where nothing lies below: two runs are merged for the next level, and moved on from there.
     for _ in 0..2 {
-        admitted(&mut world, &[(1000, false), (1001, false)]);
+        world.admit(&[(1000, false), (1001, false)]);
     }
     let before = world.tree.version.clone();
     let range = KeyRange::new(key(1000), None);
     let compaction = FullCompaction::begin(&before, range.clone(), CompactionMode::Rewrite);
-    let mut names = Vec::new();
-    while let Some(plan) = wanted(&compaction, &world.tree.version).first() {
-        names.push(plan.action.name());
-        world.run(plan);
-        assert!(names.len() < 100, "{}", world.picture());
-    }
+    let names = world.complete(&compaction, None);
+    assert!(names.len() < 100, "{}", world.picture());
     let tables = world.tree.version.tables.iter().filter(|(_, table)| table.meets(&range));
     let tables: Vec<_> = tables.map(|(id, table)| (*id >= before.next_file, table.level)).collect();
     assert_eq!(tables, [(true, Level(3))], "{names:?}: {}", world.picture());
@@ -837,12 +854,7 @@ fn a_full_compaction_follows_what_is_taken_further_down_meanwhile() {
         world.run(&Plan { action, slot: id, ..some_plan(deepest) });
     }
     assert!(world.tree.version.deepest().unwrap() > deepest, "{}", world.picture());
-    let mut rounds = 0;
-    while let Some(plan) = wanted(&compaction, &world.tree.version).first() {
-        world.run(plan);
-        rounds += 1;
-        assert!(rounds < 2000, "{}", world.picture());
-    }
+    world.complete(&compaction, None);
     world.check_compacted();
 }
 
@@ -855,26 +867,17 @@ fn a_full_compaction_settles_what_lies_below_damage() {
     let deepest = world.tree.version.deepest().unwrap();
     let later: Vec<_> =
         world.tree.truth.keys().copied().step_by(9).map(|key| (key, false)).collect();
-    world.tree.flush(&later);
-    let run = world.tree.version.l0_runs()[0].id;
-    world.run(&Plan { action: PlanAction::Admit { run }, ..some_plan(Level::L0) });
+    world.admit(&later);
     let above = &world.tree.version.level(Level(1)).unwrap().slots;
     let damaged = above.iter().find_map(|slot| slot.runs.first()).unwrap().slices[0].table;
     assert!(deepest > Level(1), "{}", world.picture());
     let compaction =
         FullCompaction::begin(&world.tree.version, KeyRange::all(), CompactionMode::Full);
-    let next = |world: &World| {
-        let version = &world.tree.version;
-        compaction.wanted(version, |plan| plan.reads(version).any(|table| table == damaged))
-    };
-    let mut rounds = 0;
-    while let Some(plan) = next(&world).sound.first() {
-        world.run(plan);
-        rounds += 1;
-        assert!(rounds < 2000, "{}", world.picture());
-    }
-    assert!(!next(&world).stuck.is_empty() && rounds > 0, "{}", world.picture());
+    let rounds = world.complete(&compaction, Some(damaged)).len();
     let version = &world.tree.version;
+    let is_stuck = |plan: &Plan| plan.reads(version).any(|table| table == damaged);
+    let stuck = compaction.wanted(version, is_stuck).stuck;
+    assert!(!stuck.is_empty() && rounds > 0, "{}", world.picture());
     for slot in &version.level(deepest).unwrap().slots {
         let tombstones: u64 = slot
             .runs
@@ -893,9 +896,7 @@ fn a_full_compaction_of_a_range_leaves_other_slots_alone() {
     let before = world.tree.version.clone();
     let range = KeyRange::new(key(0), Some(key(1000)));
     let compaction = FullCompaction::begin(&before, range, CompactionMode::Full);
-    while let Some(plan) = wanted(&compaction, &world.tree.version).first() {
-        world.run(plan);
-    }
+    world.complete(&compaction, None);
     let last = |version: &Version| version.levels[1].slots.last().cloned();
     assert_eq!(last(&before), last(&world.tree.version));
     let top = world.tree.version.slot_of(Level(1), &key(1)).unwrap().1;
